@@ -7,7 +7,8 @@ import pathlib
 import runpy
 import sys
 
-from psl_jax.runtime import disk_errors
+import psl_jax
+from psl_jax.runtime import cli_entry
 
 COMMANDS = (
     *("main", "prepare", "relabel", "labels", "evaluate", "tag", "serve", "export"),
@@ -19,17 +20,10 @@ _WITHOUT_BUCKETS = ("labels", "fit", "thresholds", "review", "publish")
 def run() -> None:
     """Runs the command that the first argument names. Exit status 2 for none or an unknown one."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
-    if name in ("-h", "--help", "help"):
-        try:
-            print(usage(), flush=True)
-        except BrokenPipeError:  # `... | head`
-            disk_errors.drop_output()
-        return
-    if name == "--version":
-        import psl_jax
-
-        print(f"psl_jax {psl_jax.__version__}")
-        return
+    if name in ("-h", "--help", "help", "--version"):
+        text = usage() if name != "--version" else f"psl_jax {psl_jax.__version__}"
+        del sys.argv[1:]
+        cli_entry.run(lambda _: print(text))
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, 1)
         hint = f" Did you mean {near[0]}?" if near else ""
@@ -40,8 +34,6 @@ def run() -> None:
     if name == "main":
         runpy.run_module(module_of(name), run_name="__main__", alter_sys=False)
         return
-    from psl_jax.runtime import cli_entry
-
     command = importlib.import_module(module_of(name))
     cli_entry.run(
         command.main,

@@ -34,6 +34,9 @@ from psl_jax.runtime.run_files import Stage
 from psl_jax.runtime.settings import check, flatten
 
 _SETTING = "--config."
+_CONFIG_ERRORS = (  # of a file that is none, or has mistakes
+    *(AttributeError, ImportError, LookupError, OSError, SyntaxError, TypeError, ValueError),
+)
 _SWITCH = {"true": True, "1": True, "false": False, "0": False}
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Run folder, for all results (default: runs/ and the config's name)."
@@ -107,6 +110,8 @@ def main(_: Sequence[str]) -> None:
     )
     workdir = _WORKDIR.value or os.path.join("runs", config.name)
     seeds = _read_numbers(_SEEDS, "different numbers, such as 0,1,2")
+    for seed in seeds or ():
+        check("seeds", seed, config_lib.KNOWN["seed"], "--")
     is_all = _FOLDS.value == "all"
     folds = [] if is_all else _read_numbers(_FOLDS, "all, or different numbers, such as 1,2,3")
     with run_files.claim_folder(workdir, "--workdir"):
@@ -125,9 +130,10 @@ def _read_numbers(flag: flags.FlagHolder[Any], expected: str) -> list[int] | Non
     if flag.value is None:
         return None
     parts = [part.strip() for part in flag.value.split(",")]
-    if not all(part.isdecimal() for part in parts) or len(set(parts)) < len(parts):
+    numbers = [int(part) for part in parts if part.isdecimal()]
+    if len(set(numbers)) < len(parts):
         raise UserError(f"--{flag.name}={flag.value}: expected {expected}")
-    return [int(part) for part in parts]
+    return numbers
 
 
 def help_text() -> str:
@@ -155,6 +161,7 @@ def _parse(arguments: list[str]) -> list[str]:
     if {"-h", "-help", "--help"} & set(arguments[1:]):
         print(help_text())
         sys.exit(0)
+    arguments = [f"-{a}" if a.startswith(_SETTING[1:]) else a for a in arguments]
     changes = [argument for argument in arguments[1:] if argument.startswith(_SETTING)]
     others = [a for a in _with_found_config(arguments) if not a.startswith(_SETTING)]
     config = config_flags.DEFINE_config_file(
@@ -163,14 +170,16 @@ def _parse(arguments: list[str]) -> list[str]:
     try:
         rest: list[str] = flags.FLAGS(others)
         cli_entry.check_stray_words(arguments, rest[1:])
-        if config.value is None:
+        if not flags.FLAGS["config"].present:
             raise UserError("no config: give --config=NAME, such as quickstart, or a file")
-        config.value.keys()  # raises here what went wrong in loading the file
+        if not isinstance(config.value, ConfigDict):  # or this raises what is wrong with the file
+            raise TypeError(f"get_config() gives {config.value!r:.40}, expected a ConfigDict")
         for argument in changes:
             _change(config.value, argument)
-    except (flags.Error, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise UserError(f"{error}") from error
-    except OSError as error:
+    except flags.Error as error:
+        first, *_, last = 2 * f"{error}".splitlines()  # between them may be a traceback
+        raise UserError(first if first == last else f"{first} {last}") from error
+    except _CONFIG_ERRORS as error:
         raise UserError(f"cannot read the config: {error}") from error
     for line in _not_reached(config.value, changes):
         print(line)

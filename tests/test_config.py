@@ -5,6 +5,7 @@ import runpy
 import types
 
 import jax
+import main_command
 import pytest
 from ml_collections import ConfigDict
 from places import ROOT
@@ -130,6 +131,35 @@ def test_settings_of_the_command_line_have_the_type_of_the_setting(key, text, va
     for part in key.split("."):
         config = config[part]
     assert config == value and type(config) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("def get_config(:", r"cannot read the config: invalid syntax \(mine\.py, line 1\)"),
+        ("import nothing_here", "cannot read the config: No module named 'nothing_here'"),
+        ("def get_config():\n  return 5", r"get_config\(\) gives 5, expected a ConfigDict"),
+        ("def get_config():\n  return None", r"get_config\(\) gives None, expected a ConfigDict"),
+        ("def get_config(a, b):\n  return 5", "mine.py: Error .* TypeError: .* missing 2 required"),
+    ],
+)
+def test_a_file_that_is_no_config_is_told_in_a_line(tmp_path, content, words):
+    path = tmp_path / "mine.py"
+    path.write_text(content)
+    with pytest.raises(UserError, match=words) as told:
+        main_command.call_main(f"--config={path}")
+    assert "\n" not in str(told.value)
+
+
+def test_a_setting_with_a_single_dash_is_one():
+    with pytest.raises(UserError, match=r"gain_db\[0\]: give all of it"):
+        main_command.call_main("--config=weak", "-config.augment.gain_db[0]=-3.0")
+
+
+@pytest.mark.parametrize("seeds", ["1,01", "1,99999999999999999999"])
+def test_seeds_are_checked_before_the_first_is_trained(tmp_path, seeds):
+    with pytest.raises(UserError, match="--seeds"):
+        main_command.call_main("--config=weak", f"--workdir={tmp_path}", f"--seeds={seeds}")
 
 
 def test_every_setting_has_one_owner_and_all_are_in_the_config():

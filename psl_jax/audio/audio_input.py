@@ -47,7 +47,7 @@ def open_blocks(
         raise UserError("a file that was opened as text: open it with mode 'rb'")
     if isinstance(audio, str | os.PathLike) or hasattr(audio, "read"):
         file = functools.cache(lambda: _make_seekable(audio))
-        return lambda: decoding.decode_blocks(file(), on_open, rate)
+        return lambda: _decode(file, on_open, rate)
     if isinstance(audio, list | tuple) and audio and as_array(audio[0]).ndim:
         raise UserError(
             f"a list of {type(audio[0]).__name__}s: give several waveforms as a list of NumPy "
@@ -57,6 +57,16 @@ def open_blocks(
     check_int32(find_int32_peak(array))
     waveform = resample(to_mono(array), sample_rate, rate)
     return lambda: iter([waveform])
+
+
+def _decode(file: Callable[[], Any], on_open: OnOpen | None, rate: int) -> Iterator[np.ndarray]:
+    """Decodes a file; all that goes wrong in reading it is a DecodeError."""
+    try:
+        yield from decoding.decode_blocks(file(), on_open, rate)
+    except (DecodeError, UserError):
+        raise
+    except Exception as error:  # of the disk, or of the object that was given
+        raise DecodeError("unreadable", readers.format_one_line(error)) from error
 
 
 def _make_seekable(audio: str | os.PathLike[str] | IO[bytes]) -> str | os.PathLike[str] | IO[bytes]:

@@ -127,18 +127,18 @@ def _open_reader(file: AudioFile) -> Iterator[Reader]:
         try:
             if isinstance(file, str | os.PathLike):
                 source = stack.enter_context(open(file, "rb"))
-            is_empty = source.seek(0, io.SEEK_END) == 0
+            if source.seek(0, io.SEEK_END) == 0:
+                raise DecodeError("empty", "0 bytes")
+            reader = _choose_reader(source, source is not file)
+            stack.enter_context(contextlib.closing(reader))
+            check_form(reader.rate, reader.channels)
+            yield reader
         except FileNotFoundError as error:
             raise DecodeError("missing", "no such file") from error
         except IsADirectoryError as error:
             raise DecodeError("unreadable", "a folder, not a file") from error
-        except OSError as error:
+        except OSError as error:  # also of a disk that fails later
             raise DecodeError("unreadable", format_one_line(error)) from error
-        if is_empty:
-            raise DecodeError("empty", "0 bytes")
-        reader = stack.enter_context(contextlib.closing(_choose_reader(source, source is not file)))
-        check_form(reader.rate, reader.channels)
-        yield reader
 
 
 def _choose_reader(file: IO[bytes], is_ours: bool) -> Reader:

@@ -40,11 +40,20 @@ class _ForwardFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile has 
 
 
 class _LenientFile:
-    """A binary file that accepts any offset: headers of damaged files have negative ones."""
+    """A binary file that accepts any offset: headers of damaged files have negative ones.
+
+    Where it cannot be read it ends: FFmpeg, which comes next, names the reason.
+    """
 
     def __init__(self, file: IO[bytes]):
         self._file = file
-        self.read, self.tell = file.read, file.tell
+        self.tell = file.tell
+
+    def read(self, size: int) -> bytes:
+        try:
+            return bytes(self._file.read(size))
+        except Exception:  # of the object that was given, such as a cut gzip file
+            return b""
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         try:

@@ -79,10 +79,10 @@ def find_class(name: str, classes: Sequence[str]) -> int | None:
     return None
 
 
-def near_names(name: str, names: Sequence[str]) -> str:
+def near_names(name: object, names: Sequence[str]) -> str:
     """Words for a message: which of `names` are spelt nearly so, if any."""
     folded = {other.casefold(): other for other in names}
-    near = [folded[key] for key in difflib.get_close_matches(name.casefold(), folded, 2)]
+    near = [folded[key] for key in difflib.get_close_matches(str(name).casefold(), folded, 2)]
     return f" (near: {'; '.join(near)})" if near else ""
 
 

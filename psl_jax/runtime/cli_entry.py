@@ -37,10 +37,10 @@ def run(
     other processes or cut off from a bucket: then the same command goes on.
     """
     interrupts.install_handlers()
-    for name in ("stdout", "stderr"):
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         stream = getattr(sys, name)
         if stream is None:  # whoever started the program has closed it
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
         elif isinstance(stream, io.TextIOWrapper):
             # What the terminal cannot show must not end the work.
             stream.reconfigure(errors="backslashreplace")

@@ -84,6 +84,11 @@ def join_processes(
         return
     if 0 < len(missing) < len(given):
         raise UserError(f"{' and '.join(missing)} missing: give all of {', '.join(given)}, or none")
+    if num_processes is not None and not 0 <= (process_id or 0) < num_processes:
+        raise UserError(
+            f"--process_id={process_id}, expected 0 to one less than "
+            f"--num_processes={num_processes}"
+        )
     # Signals are answered in `interrupts`, also where there is one process only.
     jax.config.update("jax_enable_preemption_service", False)
     try:

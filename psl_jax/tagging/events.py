@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from psl_jax.tagging.windowing import FRAME_SECONDS
 
 _Rows = TypeVar("_Rows", float, np.ndarray)
 _CLASSES_AT_ONCE = 64
+_MAX_MEDIAN_FILTER = 9999  # rows, nearly an hour
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +35,14 @@ class EventSettings:
     def __post_init__(self) -> None:
         thresholds = self.threshold if isinstance(self.threshold, tuple) else (self.threshold,)
         for threshold in thresholds:
+            check_number("threshold", threshold)
             if not 0 < threshold <= 1:
                 raise UserError(f"threshold is {threshold:g}, expected more than 0 and at most 1")
-        if self.median_filter < 1 or self.median_filter % 2 == 0:
+        check_number("median_filter", self.median_filter)
+        if not 1 <= self.median_filter <= _MAX_MEDIAN_FILTER or self.median_filter % 2 != 1:
             raise UserError(
-                f"median_filter is {self.median_filter}, expected an odd number of rows: 1, 3, 5, …"
+                f"median_filter is {self.median_filter}, expected an odd number of rows: 1, 3, 5, "
+                f"… up to {_MAX_MEDIAN_FILTER}"
             )
 
     def get_threshold_by_class(self, labels: Sequence[str]) -> dict[str, float]:
@@ -50,6 +54,14 @@ class EventSettings:
     def get_thresholds(self, num_classes: int) -> np.ndarray:
         """Returns the thresholds of the classes, float32 [classes], as scores are."""
         return np.broadcast_to(np.asarray(self.threshold, np.float32), num_classes)
+
+
+def check_number(name: str, value: Any) -> None:
+    """Raises UserError, naming the argument, where its value is no number."""
+    try:
+        float("a text" if isinstance(value, str) else value)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name} is {value!r:.60}, expected a number") from error
 
 
 class Event(NamedTuple):
@@ -97,7 +109,7 @@ def smooth_rows(rows: np.ndarray, settings: EventSettings) -> np.ndarray:
         return rows
     from scipy import ndimage  # slow to import, and seldom needed
 
-    size = (settings.median_filter, 1)
+    size = (int(settings.median_filter), 1)
     return np.asarray(ndimage.median_filter(rows, size, mode="nearest"))
 
 

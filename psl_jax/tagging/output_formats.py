@@ -284,7 +284,11 @@ def _read_record(record: pathlib.Path | None) -> dict[str, str]:
     """Reads {output: input}, both as paths; of several lines on an output the last one counts."""
     if record is None or not record.exists():
         return {}
-    lines = [json.loads(line) for line in record.read_text(encoding="ascii").splitlines()]
+    text = record.read_text(encoding="ascii")
+    if not text.endswith("\n"):  # a full disk has cut off its last line
+        text = text[: text.rfind("\n") + 1]
+        record.write_text(text, encoding="ascii")
+    lines = [json.loads(line) for line in text.splitlines()]
     return {os.fspath(record.parent / place): source for place, source in lines}
 
 

@@ -35,7 +35,7 @@ from psl_jax.networks.mobilenetv2 import FRAME_SAMPLES
 from psl_jax.networks.trained_model import DEFAULT_THRESHOLD, Model
 from psl_jax.runtime import parallel
 from psl_jax.runtime.errors import UserError
-from psl_jax.tagging.events import Tags
+from psl_jax.tagging.events import Tags, check_number
 from psl_jax.tagging.streaming import Stream
 from psl_jax.tagging.windowing import Timeline, Window, compute_row_times, cut_segments
 from psl_jax.weights.load_model import load_model
@@ -246,6 +246,7 @@ class Tagger:
         """
         if segment_seconds is None:
             segment_seconds = self.segment_seconds
+        check_number("segment_seconds", segment_seconds)
         if not MIN_SECONDS <= segment_seconds <= MAX_SEGMENT_SECONDS:
             raise UserError(
                 f"segment_seconds is {segment_seconds:g}, expected {MIN_SECONDS} to "
@@ -253,6 +254,7 @@ class Tagger:
             )
         if hop_seconds is None:
             hop_seconds = max(segment_seconds * HOP_SHARE, MIN_TAGGING_HOP_SECONDS)
+        check_number("hop_seconds", hop_seconds)
         if not MIN_TAGGING_HOP_SECONDS <= hop_seconds <= segment_seconds:
             raise UserError(
                 f"hop_seconds is {hop_seconds:g}, expected {MIN_TAGGING_HOP_SECONDS} to "
@@ -405,8 +407,9 @@ def load(
     model = load_model(path, None if classes is None else read_classes(classes)[0])
     if labels is None:
         return Tagger(model)
-    if not labels:
+    names = [labels] if isinstance(labels, str) else [str(name) for name in labels]
+    if not names:
         raise UserError("no labels are left: name at least one class")
-    tagger = Tagger(model.for_classes(labels))
+    tagger = Tagger(model.for_classes(names))
     tagger.model_labels = model.classes
     return tagger

@@ -137,6 +137,52 @@ def test_what_can_be_read_once_is_read_as_any_file(tmp_path):
     writer.join()
 
 
+class Failing(io.RawIOBase):
+    """A file of which nothing can be read, on a disk that can seek or not."""
+
+    def __init__(self, error, seekable):
+        self._error, self._seekable = error, seekable
+
+    def seekable(self):
+        return self._seekable
+
+    def seek(self, offset, whence=0):
+        return 100_000
+
+    def tell(self):
+        return 0
+
+    def read(self, size=-1):
+        if isinstance(self._error, Exception):
+            raise self._error
+        return self._error
+
+
+@pytest.mark.parametrize("seekable", [True, False])
+@pytest.mark.parametrize(
+    "error", [OSError(5, "Input/output error"), EOFError("ended before"), "a text"]
+)
+def test_what_fails_in_reading_is_a_decode_error(error, seekable):
+    with pytest.raises(DecodeError, match=r"unreadable|undecodable"):
+        list(open_blocks(Failing(error, seekable))())
+
+
+def test_a_disk_that_fails_is_a_decode_error(tmp_path, monkeypatch):
+    path = audio_files.write(tmp_path / "x.flac", audio_files.tone(1.0))
+
+    def fail(_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(decoding.LibsndfileReader, "blocks", fail)
+    with pytest.raises(DecodeError, match="unreadable: Input/output error"):
+        decoding.decode(path)
+
+
+def test_a_name_that_no_disk_has_is_a_decode_error():
+    with pytest.raises(DecodeError, match="null byte"):
+        list(open_blocks("a\0b.wav")())
+
+
 @pytest.mark.parametrize(
     ("waveform", "rate", "message"),
     [

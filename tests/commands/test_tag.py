@@ -233,6 +233,16 @@ def test_a_recording_of_the_same_name_is_no_tagged_one(run, tmp_path):
     ]
 
 
+def test_the_list_of_outputs_may_end_in_the_middle_of_a_line(run, folder, tmp_path):
+    """As where the disk was full."""
+    assert run(folder / "a.flac", "--out", tmp_path)[0] == 0
+    record = tmp_path / output_formats.OutputFolder.RECORD
+    whole = record.read_text()
+    record.write_text(f'{whole}["b.csv", "/nor')
+    assert run(folder / "a.flac", folder / "deep" / "a.wav", "--out", tmp_path)[0] == 0
+    assert record.read_text().startswith(f"{whole}[")
+
+
 def test_a_name_as_long_as_a_disk_allows(run, tmp_path):
     for name in (f"{'a' * 240}.wav", f"{'b' * 251}.wav", "c.wav"):
         audio_files.write(tmp_path / "audio" / name, audio_files.tone(0.5))

@@ -245,6 +245,8 @@ def test_what_is_missing_falls_to_all_processes_alike(monkeypatch):
 def test_incomplete_addresses_are_errors():
     with pytest.raises(UserError, match="--coordinator_address and --process_id missing"):
         distributed.join_processes(True, num_processes=2)
+    with pytest.raises(UserError, match=r"--process_id=2, expected 0 to one less than .*=2"):
+        distributed.join_processes(True, "127.0.0.1:9", 2, 2)
     with pytest.raises(UserError, match="--process_id without --distributed"):
         distributed.join_processes(False, process_id=1)
     with pytest.raises(UserError, match="expected HOST:PORT"):

@@ -62,6 +62,17 @@ def test_a_full_disk_behind_standard_output_is_one_line(flush):
     assert (done.returncode, done.stderr) == (2, told)
 
 
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_on_a_full_disk_is_one_line(option):
+    code = f"import sys; from psl_jax import cli; sys.argv = ['psl-jax', '{option}']; cli.run()"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [forked_python.path(), "-c", code], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    told = "\nerror: cannot write to standard output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (2, told)
+
+
 def test_help_for_a_reader_that_has_left():
     reading, writing = os.pipe()
     os.close(reading)
@@ -86,10 +97,11 @@ def test_what_a_terminal_cannot_show_does_not_end_the_work(monkeypatch):
     assert (process.returncode, err) == (0, "") and "done" in out
 
 
-def test_standard_output_may_be_closed():
+def test_standard_input_and_output_may_be_closed():
     code = "import sys\nfrom psl_jax.runtime import cli_entry\n"
-    code += "cli_entry.run(lambda _: sys.stdout.isatty())"
-    done = subprocess.run(["sh", "-c", f"{sys.executable} -c '{code}' >&-"], capture_output=True)
+    code += "cli_entry.run(lambda _: sys.stdout.isatty() or sys.stdin.buffer.read() or None)"
+    command = f"{sys.executable} -c '{code}' <&- >&-"
+    done = subprocess.run(["sh", "-c", command], capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"")
 
 

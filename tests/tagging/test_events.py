@@ -59,6 +59,11 @@ def test_events_are_those_of_the_definition(median, threshold, monkeypatch):
         ({"threshold": 1.5}, "at most 1"),
         ({"median_filter": 4}, "odd"),
         ({"median_filter": 0}, "odd"),
+        ({"median_filter": 2.5}, "odd"),
+        ({"median_filter": 10**9 + 1}, "up to 9999"),
+        ({"median_filter": "3"}, "median_filter is '3', expected a number"),
+        ({"threshold": "0.5"}, "threshold is '0.5', expected a number"),
+        ({"threshold": [0.5, 0.5]}, "expected a number"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

@@ -122,6 +122,8 @@ SECOND = {"audio": np.zeros(16_000), "sample_rate": 16_000}
         ({"audio": "no/such/file.wav"}, r"no/such/file.wav: missing: no such file"),
         (SECOND | {"segment_seconds": 0.01}, "segment_seconds is 0.01, expected 0.1 to 60"),
         (SECOND | {"segment_seconds": 2.0, "hop_seconds": 3.0}, "hop_seconds is 3"),
+        (SECOND | {"segment_seconds": "2"}, "segment_seconds is '2', expected a number"),
+        (SECOND | {"hop_seconds": [1]}, r"hop_seconds is \[1\], expected a number"),
     ],
 )
 def test_errors_are_in_words(model, arguments, message):
@@ -138,6 +140,16 @@ def test_load(tmp_path, model):
     np.testing.assert_array_equal(loaded.tag(audio, 16_000).scores, model.tag(audio, 16_000).scores)
     with pytest.raises(UserError, match="no such file or folder"):
         psl_jax.load(tmp_path / "none")
+
+
+@pytest.mark.parametrize("labels", ["siren", ["siren"], np.array(["siren"]), {"siren"}])
+def test_labels_in_any_form(tmp_path, labels):
+    assert psl_jax.load(tagging.save(tmp_path / "run"), labels).labels == ("siren",)
+
+
+def test_labels_that_are_no_names_are_told(tmp_path):
+    with pytest.raises(UserError, match="none of them, such as '1'"):
+        psl_jax.load(tagging.save(tmp_path / "run"), labels=np.array([1, 2]))
 
 
 def test_importing_is_cheap():
