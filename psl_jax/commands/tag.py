@@ -104,12 +104,6 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         "(default: no embeddings)",
     )
     group.add_argument(
-        "--keep_truncated",
-        action="store_true",
-        help="tag damaged and truncated files as far as they can be read (default: report them as "
-        "errors)",
-    )
-    group.add_argument(
         "--plot",
         metavar="PNG|DIR",
         help="picture of spectrogram and tags over time: a file NAME.png for one input, else a "
@@ -153,7 +147,6 @@ def main(arguments: argparse.Namespace) -> int:
             segmentation=model.segmentation(arguments.segment_seconds, arguments.hop_seconds),
             settings=settings,
             embeddings=arguments.embeddings,
-            keep_truncated=arguments.keep_truncated,
             report_seconds=(lambda new: bar.update(round(new, 2))) if is_single else None,
             watch_block=None if plotter is None else plotter.watch_block,
         )
@@ -234,8 +227,6 @@ def _write_outputs(
     if isinstance(item, BadFile):
         tell(f"{name}: {item.reason}")
         return False
-    if item.damage:
-        tell(f"{name}: {item.damage}, tagged as far as it goes")
     try:
         # Clearing the bar takes longer than tagging a short file.
         with tqdm.external_write_mode() if prints else contextlib.nullcontext():

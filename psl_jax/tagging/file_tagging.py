@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from psl_jax.audio.audio_input import limit_blocks
-from psl_jax.audio.decoding import AUDIO_SUFFIXES, MIN_SAMPLES
+from psl_jax.audio.decoding import AUDIO_SUFFIXES
 from psl_jax.audio.readers import DecodeError
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.runtime.disk_errors import plain_disk_errors
@@ -47,13 +47,11 @@ class FileTags(Tags):
       input: the file.
       found_events: events of the settings with which it was tagged, sorted by onset.
       high_hertz: highest frequency that the file can hold: half of its rate, at most 8 kHz.
-      damage: that of a file that was tagged as far as it can be read, else None.
     """
 
     input: Input
     found_events: list[Event]
     high_hertz: float = SAMPLE_RATE / 2
-    damage: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +141,6 @@ def tag_files(
     segmentation: Segmentation,
     settings: EventSettings,
     embeddings: bool = False,
-    keep_truncated: bool = False,
     report_seconds: Callable[[float], object] | None = None,
     watch_block: Callable[[Input, np.ndarray], object] | None = None,
     max_seconds: float = math.inf,
@@ -153,8 +150,7 @@ def tag_files(
     Memory does not grow with the length or the number of files. The iterator asks for an input when
     its turn comes. It calls `report_seconds` with the seconds of audio that it tagged since the
     last call, and `watch_block` with each block of a file's samples as it reads it. Files longer
-    than `max_seconds` become BadFile; so do those that end too soon or have damaged parts, unless
-    `keep_truncated`: then they are tagged as far as they can be read.
+    than `max_seconds` become BadFile; so do those that end too soon or have damaged parts.
     """
     open_files: dict[int, OpenFile] = {}
     finished: dict[int, FileTags | BadFile] = {}
@@ -168,7 +164,7 @@ def tag_files(
 
     def open_sources() -> Iterator[Callable[[], Iterator[np.ndarray]]]:
         for number, item in enumerate(inputs):
-            file = open_files[number] = OpenFile(item, tagger, keep_truncated=keep_truncated)
+            file = open_files[number] = OpenFile(item, tagger)
             yield functools.partial(read_blocks, file)
 
     for item in tagger.run(open_sources(), segmentation, embeddings=embeddings):
@@ -191,27 +187,17 @@ def tag_files(
 class OpenFile:
     """Reads a file that is being tagged, and keeps its scores over time."""
 
-    def __init__(self, item: Input, tagger: Tagger, *, keep_truncated: bool = False):
-        self.input, self._tagger, self._keep_truncated = item, tagger, keep_truncated
+    def __init__(self, item: Input, tagger: Tagger):
+        self.input, self._tagger = item, tagger
         self._seconds, self._high_hertz = 0.0, SAMPLE_RATE / 2
-        self._damage: str | None = None
         # Rows of hours need not be in memory.
         self._row_file = tempfile.TemporaryFile()  # noqa: SIM115
         weakref.finalize(self, self._row_file.close)
 
     def read_blocks(self) -> Iterator[np.ndarray]:
-        """Reads the file's audio; with `keep_truncated` up to its damage."""
+        """Reads the file's audio."""
         audio = sys.stdin.buffer if self.input.path == STDIN else self.input.path
-        num_samples = 0
-        try:
-            for block in self._tagger.open(audio, on_open=self._note_rate)():
-                num_samples += len(block)
-                yield block
-        except DecodeError as error:
-            is_readable = error.kind in ("truncated", "damaged") and num_samples >= MIN_SAMPLES
-            if not (self._keep_truncated and is_readable):
-                raise
-            self._damage = f"{error.kind} ({error.detail})"
+        return self._tagger.open(audio, on_open=self._note_rate)()
 
     def _note_rate(self, rate: int) -> None:
         self._high_hertz = min(rate, self._tagger.info.sample_rate) / 2
@@ -231,5 +217,4 @@ class OpenFile:
             input=self.input,
             found_events=find_events(tags.frame_scores, settings, tags.labels, tags.seconds),
             high_hertz=self._high_hertz,
-            damage=self._damage,
         )

@@ -158,12 +158,10 @@ def format_raven(tags: FileTags) -> str:
 
 
 def to_json(tags: FileTags, max_tags: int) -> dict[str, Any]:
-    """Returns the file, its length, its best tags and events, and its damage, if it has any."""
-    damage = {} if tags.damage is None else {"incomplete": tags.damage}
+    """Returns the file, its length, its best tags and events."""
     return {
         "file": make_printable(tags.input.path),
         "seconds": round(tags.seconds, 3),
-        **damage,
         "tags": [
             {
                 "label": tags.labels[i],

@@ -1,26 +1,22 @@
 """Defines the interface for programs: /api/v1/tag, /api/v1/labels and /healthz."""
 
-import json
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 import psl_jax
 from psl_jax.tagging import output_formats
 from psl_jax.tagging.file_tagging import FileTags
-from psl_jax.tagging.windowing import FRAME_SECONDS
 from psl_jax.web.access import Access
 from psl_jax.web.forms import (
     TagUpload,
     Threshold,
     UsedSettings,
     describe_settings,
-    make_segmentation,
 )
-from psl_jax.web.service import Job, Service, split_rows
+from psl_jax.web.service import Job, Service
 from psl_jax.web.uploads import Uploads
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -43,12 +39,6 @@ class Event(BaseModel):
     score: Probability
 
 
-class Frames(BaseModel):
-    seconds: float = Field(description="from one row's time to the next")
-    labels: list[str]
-    scores: list[list[Probability]]
-
-
 class Tagged(BaseModel):
     name: str
     model: str
@@ -56,7 +46,6 @@ class Tagged(BaseModel):
     tags: list[Tag] = Field(description="the highest score first")
     events: list[Event] = Field(description="by onset")
     settings: UsedSettings
-    frames: Frames | None = Field(default=None, description="where it was asked for")
 
 
 class Label(BaseModel):
@@ -121,20 +110,15 @@ def make_routes(service: Service, uploads: Uploads, access: Access) -> APIRouter
     )
     async def tag(request: Request, query: Annotated[TagUpload, Query()]) -> Response:
         # A wrong setting is refused before the file is received.
-        query.make_event_settings(service), make_segmentation(query.hop_seconds, service)
-        query.choose_num_tags(service)
+        query.make_event_settings(service), query.choose_num_tags(service)
 
         def work(job: Job, upload: TagUpload) -> Response:
             events = upload.make_event_settings(service)
-            segmentation = make_segmentation(upload.hop_seconds, service)
             num_tags = upload.choose_num_tags(service)
-            tags = service.tag(job, events, segmentation)
-            settings = describe_settings(events, segmentation, tags.labels)
+            tags = service.tag(job, events)
+            settings = describe_settings(events, service.segmentation, tags.labels)
             answer = _make_answer(tags, settings, num_tags, service.tagger.info.name)
-            text = answer.model_dump_json(exclude={"frames"})
-            if not upload.frames:
-                return Response(text, media_type="application/json")
-            return StreamingResponse(_add_frames(text, tags), media_type="application/json")
+            return Response(answer.model_dump_json(), media_type="application/json")
 
         return await uploads.answer(request, TagUpload, work)
 
@@ -197,14 +181,3 @@ def _make_answer(tags: FileTags, settings: UsedSettings, num_tags: int, model: s
     return Tagged.model_validate(
         content | {"name": content["file"], "model": model, "settings": settings}
     )
-
-
-def _add_frames(answer: str, tags: FileTags) -> Iterator[str]:
-    """Yields the JSON of an answer with all scores over time, of which an hour fills 40 MB."""
-    labels = json.dumps(list(tags.labels))
-    yield answer[:-1]
-    yield f', "frames": {{"seconds": {FRAME_SECONDS}, "labels": {labels}, "scores": ['
-    for number, block in enumerate(split_rows(tags.frame_scores)):
-        lines = (f"[{', '.join(f'{score:.4f}' for score in row)}]" for row in block.tolist())
-        yield (",\n" if number else "") + ",\n".join(lines)
-    yield "]}}"

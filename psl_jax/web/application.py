@@ -128,15 +128,12 @@ def _make_page_routes(
     )
 
     @router.post("/tag")
-    async def tag(request: Request, query: Annotated[forms.PageTagUpload, Query()]) -> Response:
-        forms.make_segmentation(query.hop_seconds, service)
-
-        def work(job: Job, upload: forms.PageTagUpload) -> Response:
-            segmentation = forms.make_segmentation(upload.hop_seconds, service)
-            parts = service.analyse(job, segmentation)
+    async def tag(request: Request) -> Response:
+        def work(job: Job, upload: forms.PageUpload) -> Response:
+            parts = service.analyse(job)
             return StreamingResponse(parts, media_type="application/octet-stream")
 
-        return await uploads.answer(request, forms.PageTagUpload, work)
+        return await uploads.answer(request, forms.PageUpload, work)
 
     @router.post("/wav")
     async def wav(request: Request) -> Response:
@@ -160,12 +157,10 @@ def _make_page_routes(
 
 
 def _render_front_page(service: Service, access: Access, table: DecisionTable | None) -> Response:
-    seconds = service.segmentation.seconds
     page_settings = {
         "corrections": "" if table is None else str(table.path),
         "megabytes": service.limits.megabytes,
         "minutes": service.limits.minutes,
-        "hops": [seconds / divisor for divisor in (1, 2, 4, forms.MAX_OVERLAP)],
         "suffixes": sorted(AUDIO_SUFFIXES),
         "labels": list(service.tagger.labels),
         "settings": api.make_default_settings(service).model_dump(),

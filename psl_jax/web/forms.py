@@ -13,7 +13,6 @@ from psl_jax.runtime.errors import UserError
 from psl_jax.tagging.events import EventSettings
 from psl_jax.web.service import RefusedError, Service
 
-MAX_OVERLAP = 8  # a segment's length divided by the shortest hop: shorter hops take longer
 _DEFAULT_TAGS = 10
 
 Threshold = Annotated[float, Field(gt=0, le=1)]
@@ -32,12 +31,6 @@ class PageUpload(Upload):
     """An upload of the page, which asks for its progress by `ticket`."""
 
     ticket: str = ""
-
-
-class PageTagUpload(PageUpload):
-    """A file whose scores the page draws."""
-
-    hop_seconds: float | None = None
 
 
 class SegmentForm(BaseModel):
@@ -75,19 +68,11 @@ class TagUpload(Upload):
         le=101,
         description="Frames of 0.32 s over which scores are first median-filtered: an odd number.",
     )
-    hop_seconds: float | None = Field(
-        None,
-        description="From one segment's start to the next, in seconds, down to an eighth of a "
-        "segment: shorter takes longer.",
-    )
     top_k: int | None = Field(
         None,
         ge=1,
         description="Tags of the whole file in the answer, the best first: at most one for each "
         "class. By default 10, or all.",
-    )
-    frames: bool = Field(
-        False, description="Answer all scores over time, too: a row of all classes every 0.32 s."
     )
 
     def make_event_settings(self, service: Service) -> EventSettings:
@@ -144,19 +129,6 @@ def describe_settings(
         segment_seconds=segmentation.seconds,
         hop_seconds=segmentation.hop_seconds,
     )
-
-
-def make_segmentation(hop_seconds: float | None, service: Service) -> Segmentation:
-    """Makes segments every `hop_seconds`; None: as the service cuts. Raises RefusedError, 422."""
-    segmentation = service.segmentation
-    if hop_seconds is None:
-        return segmentation
-    min_seconds = segmentation.seconds / MAX_OVERLAP
-    if not min_seconds <= hop_seconds <= segmentation.seconds:
-        raise _refuse(
-            f"hop_seconds is {hop_seconds:g}, expected {min_seconds:g} to {segmentation.seconds:g}"
-        )
-    return service.tagger.segmentation(segmentation.seconds, hop_seconds)
 
 
 def read_form(form: type[Form], pairs: Sequence[tuple[str, str]]) -> Form:

@@ -111,7 +111,6 @@ class Service:
         self,
         job: Job,
         settings: EventSettings | None = None,
-        segmentation: Segmentation | None = None,
         watch: Callable[[Input, np.ndarray], object] | None = None,
     ) -> FileTags:
         """Tags an uploaded file. Raises RefusedError, or CancelledError.
@@ -125,7 +124,7 @@ class Service:
                 tag_files(
                     self.tagger,
                     [Input(job.path, job.name)],
-                    segmentation=segmentation or self.segmentation,
+                    segmentation=self.segmentation,
                     settings=settings or self.settings,
                     report_seconds=job.check,
                     watch_block=watch,
@@ -136,7 +135,7 @@ class Service:
             raise self._make_refusal(result.error, job)
         return dataclasses.replace(result, input=Input(job.name, job.name))
 
-    def analyse(self, job: Job, segmentation: Segmentation) -> Iterator[bytes]:
+    def analyse(self, job: Job) -> Iterator[bytes]:
         """Computes all that the page shows of an uploaded file, packed. Raises as `tag` does."""
         mel, waveform = spectrogram.Spectrogram(_MEL_COLUMNS), MaxPool(_WAVE_COLUMNS)
 
@@ -146,7 +145,7 @@ class Service:
             extremes = np.stack([ticks.max(axis=1), (~ticks).max(axis=1)], axis=1)  # ~x is -x - 1
             waveform.add(np.maximum(extremes, 0))
 
-        tags = self.tag(job, None, segmentation, watch)
+        tags = self.tag(job, watch=watch)
         decibels, step = mel.finish()
         wave = (waveform.rows.T.astype(np.int32) >> 7).astype(np.uint8)
         return pack(tags, spectrogram.to_bytes(decibels), step, wave)

@@ -364,14 +364,8 @@ def test_embeddings_of_files(run, folder, tmp_path):
     assert len(list(tmp_path.rglob("*.npz"))) == len(list(tmp_path.rglob("*.csv"))) == 3
 
 
-def test_truncated_files_are_kept_where_asked_for(run, tmp_path):
+def test_truncated_files_are_told(run, tmp_path):
     path = audio_files.write(tmp_path / "x.wav", tagging.recording(8.0))
     audio_files.truncate(path, 0.5)
     status, out, err = run(path, "--format=csv")
     assert (status, len(out.splitlines())) == (1, 0) and "x.wav: truncated (ends after" in err
-    status, out, err = run(path, "--format=json", "--keep_truncated")
-    found = json.loads(out)
-    assert status == 0 and 3.9 < found["seconds"] < 4.1
-    assert found["incomplete"].startswith("truncated (ends after") and "as far as it goes" in err
-    audio_files.truncate(path, 0.01)
-    assert run(path, "--keep_truncated")[0] == 1

@@ -87,8 +87,6 @@ def test_settings_of_a_request_hold_for_it(port, clip, tags):
     wanted = expected_events(tags, threshold=0.5, own={"dog": 0.8}, median_filter=3)
     assert events_of(found) == wanted and len(found["tags"]) == 2
     assert found["settings"]["thresholds"] == {"dog": 0.8}  # the siren's gave way to threshold
-    _, slow = tag(port, clip, hop_seconds=2.0)
-    assert slow["settings"]["hop_seconds"] == 2.0
 
 
 def test_form_fields_count_like_the_query(port, clip):
@@ -104,14 +102,6 @@ def test_form_fields_count_like_the_query(port, clip):
         body, headers = multipart(clip, **fields)
         status, answer = tag(port, body, headers, **query)
         assert status == 422 and words in answer["error"]
-
-
-def test_scores_over_time_where_asked_for(port, clip, tags):
-    _, found = tag(port, clip, frames="true")
-    frames = found["frames"]
-    assert (frames["seconds"], tuple(frames["labels"])) == (0.32, tagging.LABELS)
-    np.testing.assert_allclose(frames["scores"], tags.frame_scores, atol=1e-4)
-    assert "frames" not in tag(port, clip)[1]
 
 
 def test_labels_and_health(port):
@@ -145,7 +135,6 @@ def test_the_description_has_a_page_that_loads_nothing_from_elsewhere(port):
         ({"thresholds": '{"dgo": 0.5}'}, "there is no class 'dgo' (near: dog)"),
         ({"thresholds": '{"dog": 2}'}, "thresholds: dog is '2', expected less than or equal to 1"),
         ({"median_filter": 2}, "median_filter is 2, expected an odd number"),
-        ({"hop_seconds": 0.01}, "hop_seconds is 0.01, expected 0.25 to 2"),
         ({"top_k": 7}, "top_k is 7, expected 1 to 6, the number of classes"),
     ],
 )
@@ -154,7 +143,7 @@ def test_wrong_settings_are_named(port, query, words):
     assert status == 422 and words in found["error"]
 
 
-@pytest.mark.parametrize("query", ["threshold=2", "hop_seconds=9", "top_k=7", "treshold=0.4"])
+@pytest.mark.parametrize("query", ["threshold=2", "top_k=7", "treshold=0.4"])
 def test_wrong_settings_are_refused_before_the_file_is_sent(port, query):
     announced = {"Content-Length": "900000", "Expect": "100-continue"}  # and nothing follows
     assert ask(port, "POST", f"/api/v1/tag?{query}", **announced)[0] == 422

@@ -57,12 +57,6 @@ def test_the_page_is_given_all_there_is_to_draw(port, clip):
     assert downs.max() == pytest.approx(-sound.min(), abs=0.01)
 
 
-def test_the_hop_can_be_chosen(port, clip):
-    assert ask(port, "POST", "/page/tag?hop_seconds=2", clip.read_bytes())[0] == 200
-    status, _, body = ask(port, "POST", "/page/tag?hop_seconds=9", clip.read_bytes())
-    assert status == 422 and "expected 0.25 to 2" in json.loads(body)["error"]
-
-
 def test_page_and_its_parts_load_nothing_from_elsewhere(port):
     paths = ["/", "/static/main.js", "/static/page.css", "/static/wavesurfer/wavesurfer.esm.js"]
     for path in paths:

@@ -32,7 +32,7 @@ function take(files) {
   if (!wanted.length) return;
   $("drop").classList.add("compact");
   $("known").open = false;
-  const [first] = queue.add(wanted, settings.hop);
+  const [first] = queue.add(wanted);
   open(first);
 }
 
@@ -302,7 +302,6 @@ addEventListener("beforeunload", (event) => { // corrections that are nowhere bu
 $("zoom").addEventListener("input", () => timeline.zoomTo(Number($("zoom").value)));
 $("search").addEventListener("input", update);
 $("order").addEventListener("change", update);
-$("hop").addEventListener("change", () => current && queue.again(current, settings.hop));
 $("token").addEventListener("submit", (event) => {
   event.preventDefault();
   useToken($("secret").value);

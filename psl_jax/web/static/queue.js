@@ -17,9 +17,9 @@ export class Queue {
     this.changed = changed;
   }
 
-  add(files, hop) {
+  add(files) {
     const added = Array.from(files, (file) => ({
-      name: file.path || file.webkitRelativePath || file.name, file, state: "waiting", progress: null, hop,
+      name: file.path || file.webkitRelativePath || file.name, file, state: "waiting", progress: null,
     }));
     for (const item of added) item.corrections = new Corrections((lines) => this.#store(item, lines));
     this.items.push(...added);
@@ -29,9 +29,9 @@ export class Queue {
   }
 
   // Once more, from the start.
-  again(item, hop = item.hop) {
+  again(item) {
     item.request?.abort();
-    Object.assign(item, { state: "waiting", error: "", hop });
+    Object.assign(item, { state: "waiting", error: "" });
     this.#told(item);
     this.#next();
   }
@@ -100,7 +100,7 @@ export class Queue {
     for (;;) {
       try {
         const answer = await this.#watched(item, (ticket) =>
-          post("/page/tag", { name: file.name, ticket, ...(item.hop ? { hop_seconds: item.hop } : {}) }, sent, signal));
+          post("/page/tag", { name: file.name, ticket }, sent, signal));
         return unpack(await answer.arrayBuffer());
       } catch (error) {
         if (error.kind === "busy") {

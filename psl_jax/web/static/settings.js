@@ -62,10 +62,6 @@ export class Settings {
     this.changed();
   }
 
-  get hop() {
-    return $("hop").value;
-  }
-
   show(result, label) {
     this.#label = label;
     this.#fields();
