@@ -151,10 +151,10 @@ def help_text() -> str:
         lines += textwrap.wrap(text, 100, initial_indent=" " * 6, subsequent_indent=" " * 6)
     lines += [
         "",
-        "settings and their defaults (docs/SETTINGS.md); those that are True or False need =VALUE:",
+        "settings, --config.SETTING=VALUE (docs/SETTINGS.md):",
         "",
     ]
-    return "\n".join([*lines, settings_reference.help_text()])
+    return "\n".join([*lines, settings_reference.list_settings()])
 
 
 def _parse(arguments: list[str]) -> list[str]:

@@ -25,22 +25,14 @@ folder.
 """
 
 
-def help_text() -> str:
-    """All settings by group, for a terminal."""
-    lines = []
-    for title, about, settings in _groups():
-        lines += ["", f"{title}: {about}"]
-        for name, known in settings:
-            lines.append(f"  --config.{name}={_shown(known.default)}")
-            lines += textwrap.wrap(
-                _words(known), _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6
-            )
-    return "\n".join(lines[1:])
-
-
 def page() -> str:
     """The text of docs/SETTINGS.md."""
-    lines = [_INTRODUCTION]
+    return f"{_INTRODUCTION}\n{list_settings()}"
+
+
+def list_settings() -> str:
+    """All settings by group, in Markdown."""
+    lines = []
     for title, about, settings in _groups():
         lines += [f"## {title}", "", f"{about}", ""]
         for name, known in settings:

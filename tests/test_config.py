@@ -194,7 +194,7 @@ def test_help_explains_main_and_lists_flags_and_settings(capsys):
     assert "  --seeds\n      Random seeds; the config runs once for each" in text
     for name, known in config_lib.KNOWN.items():
         assert known.help[0].isupper() or known.help.startswith(("tfds:", "own_data:", "sound"))
-        assert f"  --config.{name}=" in text
+        assert f"- `{name}` (default `" in text
 
 
 def test_teachers_come_before_whom_they_teach():

@@ -39,7 +39,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     group = parser.add_argument_group(
         "how labels are made",
-        "config.relabel of runs that use them needs the same dtype, class_map, unmapped, mean and:",
+        "config.relabel of runs that use them needs the same dtype, class_map, unmapped and:",
     )
     add = functools.partial(cli_entry.add_setting, group, RelabelSettings)
     add("count_padding")

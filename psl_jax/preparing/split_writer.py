@@ -25,7 +25,7 @@ from psl_jax.data import split_index_files
 from psl_jax.data.clip_index import ClipDescription, ClipIndex
 from psl_jax.preparing import shards
 from psl_jax.preparing.shards import ShardContents
-from psl_jax.runtime import files, interrupts, progress
+from psl_jax.runtime import files, progress
 from psl_jax.runtime.errors import MissingPackageError, UserError
 from psl_jax.runtime.ordered_map import ordered_map
 from psl_jax.runtime.paths import path_of
@@ -185,9 +185,8 @@ def _write_parts(
                 yield item
 
     with contextlib.closing(load_rows()) as loaded:  # in the order of the rows
-        for number, part in enumerate(parts):
+        for part in parts:
             part.write(itertools.islice(loaded, len(part.rows)), corpus.has_events)
-            interrupts.note_saved(f"{number + 1} more shards of {split}")
 
 
 # --- Beam -----------------------------------------------------------------------------------------

@@ -98,7 +98,7 @@ def _explain(error: BaseException) -> tuple[str, int | None]:
     if errors.is_loss_of_others(error):
         return (
             "another process of this run has ended or was killed: see its own messages; "
-            f"{interrupts.what_is_kept()}. {again}\n"
+            f"{interrupts.KEPT}. {again}\n"
             f"({type(error).__name__}: {str(error).splitlines()[0]:.200})"
         ), interrupts.RESTART
     return "", None

@@ -1,16 +1,15 @@
 """Process-wide settings of JAX, made once by the entry points before the first computation."""
 
-import contextlib
 import hashlib
 import itertools
 import json
 import os
 import pathlib
 import socket
-import threading
+import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -25,9 +24,7 @@ from psl_jax.runtime.peers import Peers
 # A process that has not been heard of for so long is dead, and JAX ends the others.
 _HEARTBEAT_SECONDS = 40
 
-# Until all have come: so long they are waited for, and when that is told.
-_JOIN_SECONDS = 300
-_TOLD_AFTER = 30.0
+_JOIN_SECONDS = 300  # until all have come
 
 _GREETING_SECONDS = 10.0
 _HTTP2_SETTINGS = b"\4"  # the type of the frame with which a gRPC server begins
@@ -92,22 +89,27 @@ def join_processes(
     # Signals are answered in `interrupts`, also where there is one process only.
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        with _announce_waiting(coordinator_address, num_processes):
-            if coordinator_address is not None:
-                _check_coordinator(coordinator_address, is_first=process_id == 0)
-            with interrupts.end_at_once():
-                jax.distributed.initialize(
-                    coordinator_address,
-                    num_processes,
-                    process_id,
-                    initialization_timeout=_JOIN_SECONDS,
-                    heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
-                )
-            joined = jax_distributed.global_state
-            _peers.append(Peers(joined.client, joined.process_id, joined.num_processes))
-            _check_alike(settings or {})
-            # Collectives wait for slow processes, but only once all have met in a first one.
-            multihost_utils.sync_global_devices("join")
+        # JAX gives up by SIGABRT.
+        print(
+            f"waiting for all processes of the run, for at most {_JOIN_SECONDS} s",
+            file=sys.stderr,
+            flush=True,
+        )
+        if coordinator_address is not None:
+            _check_coordinator(coordinator_address, is_first=process_id == 0)
+        with interrupts.end_at_once():
+            jax.distributed.initialize(
+                coordinator_address,
+                num_processes,
+                process_id,
+                initialization_timeout=_JOIN_SECONDS,
+                heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+            )
+        joined = jax_distributed.global_state
+        _peers.append(Peers(joined.client, joined.process_id, joined.num_processes))
+        _check_alike(settings or {})
+        # Collectives wait for slow processes, but only once all have met in a first one.
+        multihost_utils.sync_global_devices("join")
     except (ValueError, RuntimeError) as error:
         raise UserError(
             f"cannot join the other processes: {error}\nOutside of TPU pods and of Slurm and MPI "
@@ -186,23 +188,6 @@ def _check_alike(settings: Mapping[str, Any]) -> None:
         )
 
 
-@contextlib.contextmanager
-def _announce_waiting(address: str | None, count: int | None) -> Iterator[None]:
-    """Says on standard error that others are waited for; JAX gives up by SIGABRT."""
-    message = (
-        f"waiting for all {f'{count} ' if count else ''}processes of the run to come"
-        f"{f' at {address}' if address else ''}: {_TOLD_AFTER:.0f} s so far, and at most "
-        f"{_JOIN_SECONDS} s. Whoever has not come by then is told by JAX, and the run ends\n"
-    )
-    timer = threading.Timer(_TOLD_AFTER, interrupts.write_stderr, [message])
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
 def leave() -> None:
     """Leaves the other processes, when all of them do: waits for them."""
     while _peers:
@@ -265,4 +250,4 @@ class Boundaries:
         else:
             stops = self._peers.leave_loop()
         if stops and error[0] is None:
-            raise interrupts.Preempted(interrupts.what_is_kept())
+            raise interrupts.Preempted(interrupts.KEPT)

@@ -18,12 +18,13 @@ RESTART = 75
 
 TO_END = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
+KEPT = "what is whole is kept: stages, shards, checkpoints"
+
 
 class Preempted(BaseException):
     """The process was told to end, which is no failure; the message says what is kept."""
 
 
-_saved: list[str] = []  # what was saved last
 _announced: dict[str, object] = {}  # texts, each with its first caller's token
 _asked: list[bool] = []  # an element for each Ctrl-C that a handler answered
 _seen: list[bool] = []  # and for each that the thread saw, which is often earlier
@@ -35,7 +36,7 @@ _wake: list[int] = []  # where Python writes the number of each signal
 def install_handlers() -> None:
     """From now on Ctrl-C and TO_END are answered here; KeyboardInterrupt is raised as ever."""
     # Of an earlier command in this process.
-    for state in (_announced, _answers, _asked, _saved, _seen, _terminated):
+    for state in (_announced, _answers, _asked, _seen, _terminated):
         state.clear()
     signal.signal(signal.SIGINT, _interrupted)
     for number in TO_END:
@@ -66,16 +67,6 @@ def end_at_once() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def note_saved(what: str) -> None:
-    """Notes what is safe now: told when the process is ended at once."""
-    _saved[:] = [what]
-
-
-def what_is_kept() -> str:
-    """In words, for a message."""
-    return f"kept: {_saved[0]}" if _saved else "finished stages are kept"
-
-
 def set_answer(answer: Callable[[], object] | None, *, of_ctrl_c: bool = False) -> None:
     """What TO_END do from now on, instead of raising Preempted; None: that again.
 
@@ -98,7 +89,7 @@ def defer_signals() -> Iterator[None]:
     finally:
         set_answer(None)
     if _terminated:
-        raise Preempted(what_is_kept())
+        raise Preempted(KEPT)
 
 
 def is_ending() -> bool:
@@ -149,7 +140,7 @@ def _told_to_end(number: int, frame: FrameType | None) -> None:
         return
     _terminated.append(True)
     if not _answers:
-        raise Preempted(what_is_kept())
+        raise Preempted(KEPT)
     _answers[0]()
 
 
@@ -157,7 +148,7 @@ def _count(ctrl_cs: list[bool]) -> None:
     """Ends the process at the second Ctrl-C, in the thread or, where that sees none, a handler."""
     ctrl_cs.append(True)
     if len(ctrl_cs) > 1:
-        write_stderr(f"\nstopped at once; {what_is_kept()}. Run the same command again to go on\n")
+        write_stderr(f"\nstopped at once; {KEPT}. Run the same command again to go on\n")
         os._exit(130)
 
 

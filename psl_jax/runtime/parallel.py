@@ -19,6 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from psl_jax.runtime.distributed import LONGEST_WAIT_MS
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.ordered_map import ordered_map
 
 _Result = TypeVar("_Result")
 
@@ -177,27 +178,20 @@ def compute_in_order(
     device; where that is a CPU, several threads run it. Programs over several devices are started
     by one thread: all devices need them in the same order.
     """
-    if not (alone and jax.default_backend() == "cpu"):
-        yield from _delay(((item, program(item, inputs)) for item, inputs in items), 1)
+    if alone and jax.default_backend() == "cpu":
+
+        def run_to_end(pair: tuple[Any, Any]) -> tuple[Any, Any]:
+            item, inputs = pair
+            return item, jax.block_until_ready(program(item, inputs))
+
+        yield from ordered_map(run_to_end, items, _CPU_AT_ONCE, ahead=1)
         return
-
-    def run_to_end(item: Any, inputs: Any) -> Any:
-        return jax.block_until_ready(program(item, inputs))
-
-    with ThreadPoolExecutor(_CPU_AT_ONCE) as pool:
-        begun = ((item, pool.submit(run_to_end, item, inputs)) for item, inputs in items)
-        for item, future in _delay(begun, _CPU_AT_ONCE):
-            yield item, future.result()
-
-
-def _delay(items: Iterable[Any], count: int) -> Generator[Any]:
-    """The items, each when `count` more have been taken."""
-    held: collections.deque[Any] = collections.deque()
-    for item in items:
-        held.append(item)
-        if len(held) > count:
-            yield held.popleft()
-    yield from held
+    begun = []
+    for item, inputs in items:
+        begun.append((item, program(item, inputs)))
+        if len(begun) > 1:
+            yield begun.pop(0)
+    yield from begun
 
 
 def wait_for_all(what: str) -> None:

@@ -118,7 +118,7 @@ class Peers:
                 interrupts.write_stderr(
                     f"\nprocess {process} of {self._count} has not been heard of for "
                     f"{_SILENCE:.0f} s. If it is gone, all end within a minute; "
-                    f"{interrupts.what_is_kept()}. Run the same command again to go on\n"
+                    f"{interrupts.KEPT}. Run the same command again to go on\n"
                 )
 
     def _pass_on(self) -> None:
@@ -164,7 +164,7 @@ class Peers:
     def _end(self, why: str) -> None:
         """Ends this process where it is; whatever it writes is whole or not there."""
         interrupts.write_stderr(
-            f"\n{why}; {interrupts.what_is_kept()}. Run the same command again to go on\n"
+            f"\n{why}; {interrupts.KEPT}. Run the same command again to go on\n"
         )
         sys.stdout.flush()
         if self._process == 0:

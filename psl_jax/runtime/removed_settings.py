@@ -59,11 +59,6 @@ def message(name: str) -> str | None:
         return f"config.{name} is now config.{RENAMED[name]}"
     if name not in REMOVED:
         return None
-    if name == "num_devices":
-        return (
-            "config.num_devices was removed: JAX uses all devices that CUDA_VISIBLE_DEVICES, or on "
-            "a TPU TPU_VISIBLE_CHIPS, leaves it"
-        )
     return f"config.{name} was removed; commit {_last_commit(name)} is the last one that has it"
 
 

@@ -43,8 +43,6 @@ def tabulate_classes(
     What is undefined (no positives; for AUC also no negatives) is None, an empty CSV field.
     """
     truth, scores, known = _check_arrays(truth, scores, ids)
-    if len(classes) != truth.shape[1]:
-        raise ValueError(f"{len(classes)} class names for {truth.shape[1]} columns of scores")
     ap, auc = _compute_ap_and_auc(truth, scores, known)
 
     def as_json(value: float) -> float | None:
@@ -237,8 +235,6 @@ def _check_arrays(
         raise ValueError(
             f"truth and scores must both be [clips, classes], got {truth.shape} and {scores.shape}"
         )
-    if ids is not None and len(ids) != len(truth):
-        raise ValueError(f"{len(ids)} clip ids for {len(truth)} rows of scores")
     known = None
     if truth.dtype != bool:
         known, hard = truth >= 0, truth > 0

@@ -45,8 +45,8 @@ class RelabelSettings(LabelRule):
     )
     class_map: str = operational(
         "",
-        help="CSV class,teacher_class that pairs the data's classes with the teacher's; for "
-        "several teachers one CSV, or one each with commas between; empty: equal names",
+        help="CSV class,teacher_class that pairs the data's classes with the teacher's; empty: "
+        "equal names",
     )
     unmapped: str = setting(
         "error",

@@ -238,15 +238,9 @@ def open_teacher(
     """
     settings = settings or RelabelSettings()
     parts = parse_name(name)
-    maps = [path.strip() for path in settings.class_map.split(",")]
-    if len(maps) not in (1, len(parts)):
-        raise UserError(
-            f"class_map names {len(maps)} files for {len(parts)} teachers: give one, or one for "
-            "each with commas between"
-        )
-    maps *= 1 if len(maps) == len(parts) else len(parts)
+    class_map = settings.class_map
     teachers, has_class = [], np.ones((len(parts), len(classes)), bool)
-    for number, (part, class_map) in enumerate(zip(parts, maps, strict=True)):
+    for number, part in enumerate(parts):
         teacher = load_teacher(part, trust_remote_code=settings.trust_remote_code)
         # Labels of a published file have its digest whatever the classes.
         model = teacher.model if teacher.model and not class_map else None

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.data.source import Source, open_folder
@@ -219,9 +218,7 @@ def print_plan(
     batch_size = scorer.fitting(arguments.batch_size, segmentation.seconds)
     num_processes = jax.process_count()
     if isinstance(segmentation, WholeClips):
-        lengths = np.asarray(segmentation.lengths) / SAMPLE_RATE
-        padded = ", ".join(f"{length:.3g}" for length in lengths)
-        work = f"{len(index):,} whole clips, padded to {padded} s: batches, the longest"
+        work = f"{len(index):,} whole clips: batches, the longest"
     else:
         num_segments = int(segmentation.number_segments(index.num_samples)[-1])
         num_batches = -(-num_segments // (batch_size * num_processes))
@@ -237,8 +234,6 @@ def print_plan(
         f"work    {work} of int16 [{batch_size}, {segmentation.segment_samples}] to "
         f"{arguments.dtype} probabilities [{batch_size}, {num_classes}], on {scorer.where} "
         f"of each of {num_processes} process{'es' * (num_processes > 1)}",
-        f"memory  scores of all clips {4 * len(index) * num_classes / 1e6:,.1f} MB, a batch "
-        f"{2 * batch_size * segmentation.segment_samples / 1e6:,.1f} MB",
         f"out     {out}",
     ]
     print(*lines, *more, sep="\n", flush=True)

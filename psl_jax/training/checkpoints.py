@@ -6,7 +6,6 @@ import os
 import pathlib
 import tempfile
 import zlib
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -37,8 +36,8 @@ class CheckpointMirror:
         for step in self._sent:
             (place / step).download(self.folder / step)  # type: ignore[attr-defined]
 
-    def send_after(self, saving: Any, note_sent: Callable[[], None]) -> Future[None]:
-        """Sends the folder in a thread, once Orbax has written it, and calls `note_sent` then."""
+    def send_after(self, saving: Any) -> Future[None]:
+        """Sends the folder in a thread, once Orbax has written it."""
 
         def send() -> None:
             saving.result()
@@ -53,7 +52,6 @@ class CheckpointMirror:
                 (self._place / step / _WHOLE).unlink(missing_ok=True)
                 remove_tree(self._place / step)
             self._sent = steps
-            note_sent()
 
         return self._thread.submit(send)
 
@@ -63,7 +61,7 @@ class CheckpointMirror:
 
 
 _MAP, _STEP = "mAP", "step"
-_NOTES, _CRC = "notes", "crc32"
+_CRC = "crc32"
 _DELETE = "delete that folder and give the same command again, which goes on from the one before"
 _ADVICE = "Run the same command again, which goes on from the last checkpoint."
 
@@ -111,28 +109,23 @@ class TrainingCheckpoints:
                 if self._mirror:
                     self._mirror.close()
 
-    def save(self, step: int, state: Any, metric: float | None = None, notes: Any = None) -> None:
+    def save(self, step: int, state: Any, metric: float | None = None) -> None:
         """Begins to save `state`; only with a metric, mAP or step, can it become one of the best.
 
         It is written while training goes on; the next save, a read or the end waits for it. What
-        lies in `state` may be overwritten as soon as this returns. notes: JSON, see `latest_notes`.
-        Raises UserError where this or the save before cannot be written.
+        lies in `state` may be overwritten as soon as this returns. Raises UserError where this or
+        the save before cannot be written.
         """
         metrics = None if metric is None else {self._metric: metric}
         # Copies, on the host: the next step is made in the memory that holds the state now.
         tree = jax.tree.map(np.array, serialization.to_state_dict(parallel.to_host(state)))
         self._finish()
-        about = {_NOTES: notes, self._metric: metric}
-        what = f"step {step} in {self.directory}"
+        about = {self._metric: metric}
         with plain_disk_errors(self.directory, _ADVICE):
             saving = self._checkpointer.save_async(
                 step, tree, metrics=metrics, custom_metadata=about | {_CRC: _crc(tree, about)}
             )
-        if self._mirror is None:
-            saving.on_complete(lambda saved: interrupts.note_saved(what) if saved else None)
-        else:
-            saving = self._mirror.send_after(saving, lambda: interrupts.note_saved(what))
-        self._saving = saving
+        self._saving = saving if self._mirror is None else self._mirror.send_after(saving)
 
     def _finish(self) -> None:
         """Waits for what is being written; raises what went wrong there."""
@@ -162,14 +155,6 @@ class TrainingCheckpoints:
             state,
             serialization.from_state_dict(state, tree),
         )
-
-    def latest_notes(self) -> Any:
-        """What was noted with the latest checkpoint; None for nothing."""
-        self._finish()
-        latest = self._checkpointer.latest
-        if latest is None:
-            return None
-        return self._metadata(latest.step)[1].get(_NOTES)
 
     def _load(self, step: int) -> dict[str, Any]:
         """The state as nested dicts of NumPy arrays."""

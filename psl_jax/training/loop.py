@@ -133,8 +133,7 @@ def train(
         print(f"{description} {where}; compiling its program may take a minute", flush=True)
     bar = progress.bar(settings.max_steps, "step", description, start, show=is_first)
     is_over = False
-    notes = checkpoints.latest_notes()
-    meter = _Meter(log, settings, stepper, open_line=notes)
+    meter = _Meter(log, settings, stepper)
     with log, bar, stepper, Boundaries(start, settings.checkpoint_minutes) as boundaries:
         for step in range(start + 1, settings.max_steps + 1):
             state, values = stepper.run(state, step - 1, settings.rate(step - 1))
@@ -150,7 +149,8 @@ def train(
             if step % settings.log_every == 0 or ends_line:
                 meter.end_line(step, wait=ends_line)
             if saves:
-                open_line, on_host = meter.open_line(step), _finite_on_host(step, state)
+                meter.check_open_line(step)
+                on_host = _finite_on_host(step, state)
             rank = float(step)
             if validates and validate is not None:
                 rank = validate(state.variables)
@@ -159,11 +159,8 @@ def train(
                 is_over = stop.update(step, rank)
             if saves:
                 log.flush()  # before the step counts as made
-            if validates:
-                checkpoints.save(step, on_host, rank)
-            elif saves:
-                checkpoints.save(step, on_host, notes=open_line)
             if saves:
+                checkpoints.save(step, on_host, rank if validates else None)
                 boundaries.note_saved()
                 meter.restart_clock()
             if asked.stop:
@@ -195,17 +192,9 @@ class _Meter:
     before a checkpoint, so that what is saved is known to be good.
     """
 
-    def __init__(
-        self,
-        log: metric_log.MetricLog,
-        settings: TrainSettings,
-        stepper: Stepper,
-        *,
-        open_line: list[Any] | None,
-    ):
-        """open_line: of the run that is gone on with, see `open_line`."""
+    def __init__(self, log: metric_log.MetricLog, settings: TrainSettings, stepper: Stepper):
         self.log, self.settings, self.stepper = log, settings, stepper
-        self.values: list[Values] = [values for _, values in open_line or []]  # of each step
+        self.values: list[Values] = []  # of each step since the last line
         self.pending: tuple[int, list[Values], dict[str, float]] | None = None
         self.timed_steps = -1  # none yet: the first call compiles
 
@@ -232,16 +221,11 @@ class _Meter:
         if wait:
             self._write()
 
-    def open_line(self, step: int) -> list[tuple[int, dict[str, float]]]:
-        """Writes the line that is due; what the next one has so far, as JSON: (1, values) of steps.
-
-        A run that goes on from `step` takes it up, and logs what an undisturbed one would have.
-        """
+    def check_open_line(self, step: int) -> None:
+        """Writes the line that is due. UserError where the next one would not be finite."""
         self._write()
-        line = [(1, jax.tree.map(float, values)) for values in self.values]
-        for _, values in line:
-            self._check(step, 1, values)
-        return line
+        for values in self.values:
+            self._check(step, 1, jax.tree.map(float, values))
 
     def _speed(self) -> dict[str, float]:
         seconds = time.perf_counter() - self.since

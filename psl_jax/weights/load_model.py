@@ -15,7 +15,7 @@ from psl_jax.weights.published_weights import fetch as fetch_weights
 _PUBLISHED_FILE = "model.safetensors"  # in a folder that psl-jax publish wrote
 HUB = "hf://"
 FILES = (".pt", ".pth", ".safetensors")
-_RUNTIMES = {".onnx": "onnxruntime", ".tflite": "LiteRT", ".stablehlo": "jax.export"}
+_GRAPHS = (".onnx", ".tflite", ".stablehlo")
 
 
 def load_model(path: str | os.PathLike[str], classes: Sequence[str] | None = None) -> Model:
@@ -49,11 +49,10 @@ def load_model(path: str | os.PathLike[str], classes: Sequence[str] | None = Non
 
         with local_copy(path if path.suffix == ".safetensors" else path / _PUBLISHED_FILE) as file:
             return safetensors_file.read_safetensors(file)
-    if path.suffix in _RUNTIMES:
+    if path.suffix in _GRAPHS:
         raise UserError(
-            f"{path} is a graph for {_RUNTIMES[path.suffix]}, which runs it (docs/EXPORT.md); its "
-            "weights cannot be loaded as a model. Give the run, or its .safetensors or .pt export"
-            + ("" if path.suffix == ".stablehlo" else "; as a teacher the file itself can be named")
+            f"{path} is a graph for another runtime, and no model that can be loaded "
+            "(docs/EXPORT.md). Give the run, or its .safetensors or .pt export"
         )
     from psl_jax.weights import orbax_folder
 

@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import urllib.parse
 from typing import NamedTuple
 
 from psl_jax.runtime.errors import UserError
@@ -30,7 +29,6 @@ PUBLISHED: dict[str, Weights] = {
 def fetch(name: str) -> pathlib.Path:
     """The file of PUBLISHED weights, downloaded where it is not there yet. Raises UserError."""
     import pooch
-    from requests import ConnectionError as NoConnection
     from requests import RequestException
 
     weights = PUBLISHED[name]
@@ -39,19 +37,10 @@ def fetch(name: str) -> pathlib.Path:
         path = pooch.retrieve(
             weights.url, f"sha256:{weights.sha256}", file, folder, progressbar=False
         )
-    except (RequestException, OSError) as error:
-        is_offline = isinstance(error, NoConnection)
-        host = urllib.parse.urlsplit(weights.url).netloc
-        reason = f"no connection to {host}" if is_offline else f"{error}".partition("\n")[0]
-        is_there = (folder / file).exists()  # whole and readable, it would not be downloaded
-        damage = f"; the one there may be another or damaged (SHA-256 not {weights.sha256})"
+    except (RequestException, OSError, ValueError) as error:  # the last of another checksum
+        reason = f"{error}".partition("\n")[0]
         raise UserError(
-            f"cannot download {name} from {weights.url}: {reason}. Download the file elsewhere and "
-            f"copy it to {folder / file}{damage if is_there else ''}"
-        ) from error
-    except ValueError as error:
-        raise UserError(
-            f"{weights.url} gave another file than the weights of {name} (SHA-256 "
-            f"{weights.sha256}): nothing was kept. Try again, or put the right file into {folder}"
+            f"cannot download {name} from {weights.url}: {reason}. Download the file of SHA-256 "
+            f"{weights.sha256} elsewhere, and copy it to {folder / file}"
         ) from error
     return pathlib.Path(path)

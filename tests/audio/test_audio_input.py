@@ -74,13 +74,6 @@ def test_waveforms_in_any_layout():
         np.testing.assert_array_equal(to_mono(waveform), expected)
 
 
-def test_a_closed_file_is_refused(tmp_path):
-    file = audio_files.encoded(audio_files.tone(1.0))
-    file.close()
-    with pytest.raises(DecodeError, match="a closed file"):
-        list(open_blocks(file)())
-
-
 def test_channels_first_or_last():
     stereo = audio_files.tone(0.2, channels=2)
     expected = stereo.mean(axis=1).astype(np.float32)

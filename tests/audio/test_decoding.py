@@ -25,12 +25,6 @@ def test_16khz_mono_int16_is_bit_exact(tmp_path, suffix):
     np.testing.assert_array_equal(decoding.decode(str(path), 1.0).samples, samples[:16_000])
 
 
-def test_identical_channels_are_bit_exact(tmp_path):
-    samples = audio_files.int16_noise(20_000)
-    path = audio_files.write(tmp_path / "x.wav", np.tile(samples[:, None], (1, 6)))
-    np.testing.assert_array_equal(decoding.decode(path).samples, samples)
-
-
 @pytest.mark.parametrize(("file_format", "padding"), [("WAV", 0), ("FLAC", 0), ("OGG", 128)])
 def test_reads_file_objects(file_format, padding):
     """FFmpeg leaves the encoder's padding at the end of an Ogg file of a single page."""
@@ -56,19 +50,6 @@ def test_resamples_like_soxr_and_librosa(tmp_path, rate, channels):
         # Nothing but the rounding to int16: half a step at most, -101 dB of full scale.
         assert np.abs(error).max() < 0.51 / 32768
         assert 10 * np.log10(np.mean(error**2)) < -100
-
-
-@pytest.mark.parametrize("suffix", ["ogg", "mp3"])
-@pytest.mark.parametrize(("rate", "channels"), [(16_000, 1), (44_100, 2)])
-def test_lossy_formats(tmp_path, suffix, rate, channels):
-    sound = audio_files.tone(3.0, rate, channels)
-    path = audio_files.write(tmp_path / f"x.{suffix}", sound, rate)
-    decoded = decoding.decode(path).samples / 32768
-    mono = sound.reshape(len(sound), -1).mean(axis=1)
-    reference = soxr.resample(mono, rate, 16_000)
-    length = min(len(decoded), len(reference))
-    assert abs(len(decoded) - len(reference)) < 4_000  # an mp3 may be padded by some frames
-    assert np.corrcoef(decoded[:length], reference[:length])[0, 1] > 0.98
 
 
 @pytest.mark.parametrize("rate", [16_000, 44_100])
@@ -145,16 +126,3 @@ def test_a_streamed_file_without_a_length_is_whole(tmp_path, suffix):
         content[22:26] = bytes(4)
     path.write_bytes(content)
     np.testing.assert_array_equal(decoding.decode(path).samples, samples)
-
-
-def test_silent_is_kept_and_told(tmp_path):
-    audio = decoding.decode(audio_files.write(tmp_path / "x.wav", np.zeros(16_000)))
-    assert audio.is_silent and len(audio.samples) == 16_000
-    assert not decoding.decode(audio_files.write(tmp_path / "y.wav", audio_files.tone(1))).is_silent
-
-
-@pytest.mark.parametrize("name", ["-", "-x.wav", "a b;c.wav"])
-def test_odd_names(tmp_path, monkeypatch, name):
-    monkeypatch.chdir(tmp_path)
-    soundfile.write(str(tmp_path / name), audio_files.tone(0.5), 16_000, format="WAV")
-    assert len(decoding.decode(name).samples) == 8_000

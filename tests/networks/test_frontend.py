@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec
 from shared_tables import RECORDINGS, needs_recordings
 
 from psl_jax.networks import frontend
-from psl_jax.networks.frontend import LogMel, frame_mask, num_frames
+from psl_jax.networks.frontend import LogMel, num_frames
 from psl_jax.runtime import parallel
 
 RATE = 16_000
@@ -220,12 +220,6 @@ def test_a_maximum_over_the_batch_reaches_over_the_mesh_axis():
     audio = loud_and_quiet()
     mapped = jax.jit(jax.shard_map(on_device, mesh=mesh, in_specs=spec, out_specs=spec))(audio)
     np.testing.assert_array_equal(mapped, jax.jit(front_end)(audio))
-
-
-def test_frame_mask():
-    mask = frame_mask(jnp.array([0, 159, 160, 3200]), 21)
-    np.testing.assert_array_equal(mask.sum(axis=1), [1, 1, 2, 21])
-    assert mask.dtype == bool and (np.diff(mask.astype(int), axis=1) <= 0).all()
 
 
 # --- by products, as on a TPU -----------------------------------------------------------------

@@ -299,8 +299,3 @@ def test_classes_of_other_numbers_are_named_beside_the_file(tmp_path):
     assert found.entries[0]["width"] == 0.1
     save_file(random_state(2, 0.1, seed=1), path)
     assert load_teacher(part).digest != found.digest
-
-
-def test_network_is_the_papers_table():
-    strides = [row.stride for row in module.TABLE]
-    assert len(strides) == 15 and 2 * np.prod(strides) == 32

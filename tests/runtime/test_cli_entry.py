@@ -216,8 +216,6 @@ def test_interrupted():
 def test_a_first_interrupt_is_answered_and_a_second_one_ends_at_once(work):
     body = f"""
   import hashlib
-  from psl_jax.runtime import interrupts
-  interrupts.note_saved("psl2s, step 300")
   try:
     print("ready", flush=True)
     {work}
@@ -232,7 +230,7 @@ def test_a_first_interrupt_is_answered_and_a_second_one_ends_at_once(work):
         assert "stopping" in process.stderr.readline()
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130 and time.monotonic() - began < 20
-        assert "kept: psl2s, step 300. Run the same command again" in process.stderr.read()
+        assert "checkpoints. Run the same command again" in process.stderr.read()
 
 
 def test_told_to_end_says_that_it_can_go_on():

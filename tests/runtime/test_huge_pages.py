@@ -20,12 +20,6 @@ def restarts(monkeypatch):
     return calls
 
 
-def test_the_same_command_is_run_again(restarts):
-    huge_pages.restart_with_them()
-    assert restarts == [[sys.executable, "-m", "psl_jax.main", "--config=a b.py"]]
-    assert os.environ["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
-
-
 def test_other_tunables_stay(restarts, monkeypatch):
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.check=3")
     huge_pages.restart_with_them()
@@ -39,12 +33,6 @@ def test_nothing_happens_where_the_user_chose(restarts, monkeypatch, tunables):
     huge_pages.restart_with_them()
     assert not restarts
     assert os.environ["GLIBC_TUNABLES"] == tunables
-
-
-def test_nothing_happens_where_it_would_not_help(restarts, monkeypatch):
-    monkeypatch.setattr(huge_pages, "_would_help", lambda: False)
-    huge_pages.restart_with_them()
-    assert not restarts
 
 
 @pytest.mark.parametrize(

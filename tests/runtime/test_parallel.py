@@ -71,13 +71,6 @@ def test_a_batch_is_put_on_the_devices_and_taken_back():
     np.testing.assert_array_equal(parallel.local_rows(put["audio"]), batch["audio"])
 
 
-def test_replicated_values_come_back():
-    tree = {"a": np.arange(3.0), "b": (jnp.int32(7),), "name": 5}
-    back = parallel.to_host(parallel.replicate(tree, parallel.data_mesh()))
-    np.testing.assert_array_equal(back["a"], tree["a"])
-    assert back["b"] == (7,) and isinstance(back["a"], np.ndarray)
-
-
 def test_a_batch_must_divide_over_the_devices(monkeypatch):
     mesh = parallel.data_mesh()
     assert parallel.local_batch_size(6 * mesh.size, mesh) == 6 * mesh.size
@@ -89,12 +82,6 @@ def test_a_batch_must_divide_over_the_devices(monkeypatch):
         parallel.local_batch_size(20, EightDevices)
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     assert parallel.local_batch_size(32, EightDevices) == 16
-
-
-def test_a_sole_process_neither_waits_nor_gathers():
-    rows = np.eye(2)
-    assert parallel.gather_rows(rows, [2]) is rows
-    parallel.wait_for_all("nobody")
 
 
 # --- prefetch ---------------------------------------------------------------------------------
@@ -140,10 +127,6 @@ def test_errors_of_the_thread_are_raised_where_the_items_are_used(where):
     with pytest.raises(UserError, match="shard 7"):
         next(items)
     assert not prefetch_threads()
-
-
-def test_prefetch_of_nothing():
-    assert list(parallel.prefetch([], lambda x: x)) == []
 
 
 @pytest.mark.parametrize("process", [0, 1])
