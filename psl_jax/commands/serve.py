@@ -3,7 +3,7 @@
     psl-jax serve runs/psl2s            # then open http://127.0.0.1:8000
 
 Audio stays on this machine. The page loads nothing from elsewhere, and only this machine can open
-it, unless --host says otherwise. Programs use /api/v1/tag, which /api/v1/docs describes. The page
+it, unless --host says otherwise. Programs use /api/v1/tag (docs/SERVE.md). The page
 needs more packages: pip install -e '.[serve]' in your clone of the repository.
 """
 

@@ -1,12 +1,10 @@
 """Makes the web application of `psl_jax.commands.serve`: the page, its requests, and the API."""
 
 import pathlib
-import re
 import secrets
 from typing import Annotated, Any
 
 import jinja2
-import markupsafe
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.datastructures import MutableHeaders
@@ -67,11 +65,6 @@ def make_application(
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
         return _render_front_page(service, access, table)
-
-    @app.get("/api/v1/docs", include_in_schema=False)
-    async def docs(request: Request) -> Response:
-        address = str(request.base_url).rstrip("/")
-        return render("api.html.jinja", document=app.openapi(), address=address)
 
     return app
 
@@ -215,18 +208,12 @@ class SafeHeaders:
         await self._app(scope, receive, send_with_headers)
 
 
-def _mark_code(text: str) -> markupsafe.Markup:
-    """Marks text between backticks, as in the document for programs, as code."""
-    return markupsafe.Markup(re.sub("`([^`]*)`", r"<code>\1</code>", str(markupsafe.escape(text))))
-
-
 _templates = jinja2.Environment(
     loader=jinja2.FileSystemLoader(_FOLDER / "templates"),
     autoescape=True,
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_templates.filters["code"] = _mark_code
 
 
 def render(template: str, **values: Any) -> Response:

@@ -148,7 +148,7 @@ def describe_invalid(errors: Sequence[Any]) -> RefusedError:
     path = error["loc"][1:] if error["loc"][0] == "query" else error["loc"]
     name = ": ".join(str(part)[:100] for part in path)
     if error["type"] == "extra_forbidden":
-        return _refuse(f"there is no setting {name!r}: /api/v1/docs lists them")
+        return _refuse(f"there is no setting {name!r}: /api/v1/openapi.json lists them")
     if error["type"] == "missing":
         return _refuse(f"{name} is missing")
     problem = f": {error['msg']}".replace(": Input should be", ", expected")

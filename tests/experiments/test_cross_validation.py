@@ -13,7 +13,6 @@ from psl_jax import UserError
 from psl_jax.experiments import paper_tables, suite, suite_results, transfer_configs
 from psl_jax.experiments.run_folder import Stage
 from psl_jax.experiments.suite_results import Repetition
-from psl_jax.reporting import result_tables
 from psl_jax.scoring import bootstrap, evaluation
 
 
@@ -151,13 +150,3 @@ def test_more_folds_make_the_interval_narrower():
     assert four.difference == pytest.approx(alone.difference)
     # Of four times as many clips, drawn fold by fold: half as wide.
     assert (four.high - four.low) / (alone.high - alone.low) == pytest.approx(0.5, abs=0.1)
-    with pytest.raises(UserError, match="another number of seeds"):
-        bootstrap.compute_differences([(truth, scores | {"psl": scores["psl"] * 2})], "weak")
-
-
-def test_what_is_held_against_what():
-    results = {"references": {"psl2s_other": "ma_other"}, "measures": {"ma_fsd2018": "mAP_at_3"}}
-    assert result_tables.reference_of(results, "psl2s_other") == "ma_other"
-    assert result_tables.reference_of(results, "ma_other") == "ma_other"
-    assert result_tables.reference_of({}, "psl2s") == "weak"
-    assert result_tables.measure_of(results, "ma_fsd2018") == "mAP_at_3"

@@ -14,10 +14,8 @@ from psl_jax import UserError
 from psl_jax import config as config_lib
 from psl_jax.config import STUDENTS
 from psl_jax.corpora.soundscapes import CLASSES, HALVES, SceneSettings, Soundscapes, render
-from psl_jax.data.settings import DataSettings
 from psl_jax.experiments import paper_tables, suite, transfer_configs
 from psl_jax.experiments.run_folder import OtherRunError
-from psl_jax.preparing import prepare_corpus
 from psl_jax.reporting import result_tables
 from psl_jax.runtime.run_files import Stage
 from psl_jax.weights.load_model import load_model
@@ -78,14 +76,6 @@ def test_halves_of_the_sounds_have_no_class_in_common():
     scenes = second.rows()["full"]
     assert {event[2] for scene in scenes for event in scene.events} == set(range(5))
     assert np.abs(render(scenes[0])).max() > 0
-
-
-def test_corpora_as_published_need_their_folder():
-    for corpus in ("esc50", "fsd50k", "fsdkaggle2019"):
-        with pytest.raises(
-            UserError, match=f"source_dir is empty: give the folder with {corpus}'s"
-        ):
-            prepare_corpus.prepare(DataSettings(corpus=corpus), "nowhere")
 
 
 @pytest.fixture

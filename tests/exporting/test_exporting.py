@@ -3,13 +3,11 @@
 import dataclasses
 import json
 import pathlib
-import subprocess
 import sys
 import zipfile
 
 import jax
 import numpy as np
-import places
 import pytest
 import small_mn
 import small_network
@@ -105,76 +103,6 @@ def exported(model_of, signals, tmp_path_factory):
         return done[name, options]
 
     return get
-
-
-def in_pytorch(load_state: str) -> str:
-    """A program that runs a reference network of PyTorch on the arrays of a file."""
-    return f"""
-import torch
-{load_state}
-sys.path.insert(0, {str(places.HELPERS)!r})
-import torch_reference
-network = torch_reference.MobileNetV2(6, 0.25).eval()
-network.load_state_dict(state, strict=True)
-@torch.inference_mode()
-def run(x):
-    frames = network.frame_probabilities(network.log_mel(torch.from_numpy(x)))
-    return frames.mean(1), frames
-"""
-
-
-# Programs that run an export on the arrays of a file, without this package.
-ALONE = {
-    "onnx": """
-import onnxruntime
-session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-def run(x):
-    return session.run(["clip_probabilities", "frame_probabilities"], {"waveform": x})
-""",
-    "tflite": """
-from ai_edge_litert.interpreter import Interpreter
-interpreter = Interpreter(path)
-def run(x):
-    interpreter.resize_tensor_input(interpreter.get_input_details()[0]["index"], x.shape)
-    found = interpreter.get_signature_runner("serving_default")(waveform=x)
-    return found["clip_probabilities"], found["frame_probabilities"]
-""",
-    "torch": in_pytorch("state = torch.load(path, weights_only=True)"),
-}
-
-
-@pytest.mark.parametrize("name", ALONE)
-def test_probabilities_in_a_process_without_this_package(
-    name, model_of, exported, signals, tmp_path
-):
-    path, _ = exported(name)
-    model = model_of(name)
-    program = check.compile_flax_program(model.network, LogMel())
-    inputs, expected = {}, {}
-    for audio in check.cut_excerpts(signals, 2.0):
-        _, clip, frames = map(np.asarray, program(model.variables, audio))
-        for rows in (1, 7):
-            key = f"{rows}_{audio.shape[1]}"
-            inputs[key], expected[key] = audio[:rows], (clip[:rows], frames[:rows])
-    np.savez(tmp_path / "inputs.npz", **inputs)
-    code = f"""
-import sys
-import numpy as np
-path = {str(path)!r}
-{ALONE[name]}
-found = {{}}
-for key, x in np.load({str(tmp_path / "inputs.npz")!r}).items():
-    clip, frames = run(x)
-    found["clip_" + key], found["frames_" + key] = np.asarray(clip), np.asarray(frames)
-np.savez({str(tmp_path / "outputs.npz")!r}, **found)
-assert not any(name.startswith("psl_jax") for name in sys.modules)
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
-    with np.load(tmp_path / "outputs.npz") as outputs:
-        for key, (clip, frames) in expected.items():
-            assert frames.std() > 0.1
-            np.testing.assert_allclose(outputs[f"clip_{key}"], clip, atol=1e-4)
-            np.testing.assert_allclose(outputs[f"frames_{key}"], frames, atol=1e-4)
 
 
 @pytest.mark.parametrize(

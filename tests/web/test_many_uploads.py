@@ -54,7 +54,7 @@ def test_the_page_is_there_while_files_wait_and_too_many_are_refused():
         assert all(headers["Retry-After"] for _, headers, _ in answers)
         assert "are waiting already" in json.loads(answers[0][2])["error"]
         start = time.monotonic()
-        assert ask(port, "GET", "/static/api.css")[0] == 200
+        assert ask(port, "GET", "/static/page.css")[0] == 200
         assert time.monotonic() - start < 5
         service.go.set()
         for thread in threads:

@@ -567,10 +567,6 @@ def test_nothing_stands_in_the_way_of_anybody(driver, port, clips, width, scheme
         .filter((x) => x.checkVisibility() && x.offsetHeight < arguments[0])
         .map((x) => x.outerHTML)"""
     assert driver.execute_script(small, 40 if width < 600 else 24) == []
-    driver.get(f"http://127.0.0.1:{port}/api/v1/docs")
-    told = driver.find_element("tag name", "main").text
-    assert "or the field file of a multipart body" in told and "`" not in told
-    assert violations(driver) == []
 
 
 def violations(driver):
