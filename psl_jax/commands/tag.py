@@ -15,7 +15,6 @@ import contextlib
 import errno
 import functools
 import itertools
-import os
 import pathlib
 import shutil
 import sys
@@ -26,11 +25,9 @@ from typing import TypeGuard
 import numpy as np
 from tqdm import tqdm
 
-from psl_jax.audio.decoding import read_form
-from psl_jax.audio.readers import DecodeError
 from psl_jax.runtime import cli_entry, disk_errors, distributed, files, progress
 from psl_jax.runtime.errors import UserError
-from psl_jax.runtime.paths import is_remote, make_printable, path_of
+from psl_jax.runtime.paths import make_printable, path_of
 from psl_jax.tagging import output_formats, tagger, tagging_cli
 from psl_jax.tagging.file_tagging import BadFile, FileTags, Input, find_files, tag_files
 from psl_jax.tagging.output_formats import OutputFolder, format_clock, write_embeddings
@@ -301,8 +298,4 @@ def _make_bar(inputs: Sequence[Input]) -> tqdm:
     show = sys.stderr.isatty() or len(inputs) >= MANY_FILES
     if len(inputs) != 1:
         return progress.bar(len(inputs), "file", "tag", show=show)
-    path, seconds = inputs[0].path, None
-    if is_remote(path) or os.path.isfile(path):  # a pipe can be read only once
-        with contextlib.suppress(DecodeError):
-            seconds = read_form(path).seconds
-    return progress.bar(seconds and round(seconds, 2), "s of audio", "tag", show=show)
+    return progress.bar(None, "s of audio", "tag", show=show)

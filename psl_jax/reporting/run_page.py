@@ -8,7 +8,7 @@ import datetime
 import itertools
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -27,7 +27,6 @@ from psl_jax.scoring.event_metrics import EVENT_METRICS
 from psl_jax.training.metric_log import VALIDATION_MAP, read_log
 
 REPORT_NAME = "report.html"
-NUM_AVERAGED = 4
 
 # --- A run ----------------------------------------------------------------------------------
 
@@ -38,16 +37,15 @@ def write_run_report(
     """Writes `run_dir/report.html` from the files of the run and returns its path.
 
     Reads config.json, train_log.jsonl, metrics.json, per_class.csv and label_quality.json, each
-    optional. `metrics.json` may name the checkpoints averaged as `averaged_steps`; otherwise the
-    four best of the log are marked. Settings that differ from `defaults` (nested as the config)
-    are marked. UserError naming the file if one is damaged.
+    optional. The checkpoints that `metrics.json` names as `averaged_steps` are marked, and settings
+    that differ from `defaults` (nested as the config). UserError naming the file if one is damaged.
     """
     run_dir = path_of(run_dir)
     config, metrics = (_read(run_dir / name) for name in (CONFIG, METRICS))
     quality, notes = _read(run_dir / LABEL_QUALITY), _read(run_dir / NOTES, list)
     log, classes = read_log(run_dir), read_classes(run_dir / PER_CLASS)
     classes.sort(key=lambda row: (row["AP"] is None, -(row["AP"] or 0), row["class"]))
-    best = best_checkpoints(log, (metrics or {}).get("averaged_steps"))
+    best = best_checkpoints(log, (metrics or {}).get("averaged_steps", ()))
     context = {
         "title": str((config or {}).get("name") or run_dir.resolve().name),
         "tiles": _run_tiles(metrics or {}, log, best),
@@ -65,14 +63,10 @@ def write_run_report(
 
 
 def best_checkpoints(
-    log: Sequence[Mapping[str, Any]], averaged_steps: Iterable[int] | None = None
+    log: Sequence[Mapping[str, Any]], averaged_steps: Sequence[int]
 ) -> list[tuple[int, float]]:
-    """(step, validation mAP) of those averaged, by default the best four of the log, in order."""
-    points = result_figures.curve(log, VALIDATION_MAP)
-    if averaged_steps is not None:
-        chosen = set(averaged_steps)
-        return [p for p in points if p[0] in chosen]
-    return sorted(sorted(points, key=lambda p: (-p[1], p[0]))[:NUM_AVERAGED])
+    """(step, validation mAP) of the checkpoints that are averaged, in order."""
+    return [p for p in result_figures.curve(log, VALIDATION_MAP) if p[0] in averaged_steps]
 
 
 def _run_tiles(

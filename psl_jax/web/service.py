@@ -41,11 +41,7 @@ class Limits:
 
 
 class RefusedError(Exception):
-    """A request that is answered with `status` and a message for its sender.
-
-    kind: as in DecodeError; the page converts a file that is "undecodable" here if the browser
-      plays it.
-    """
+    """A request that is answered with `status` and a message for its sender; kind: one word."""
 
     def __init__(self, status: int, message: str, kind: str = ""):
         super().__init__(message)

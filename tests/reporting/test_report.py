@@ -85,7 +85,8 @@ def make_run(folder, num_classes=30, quality=None):
     scores = truth + rng.normal(size=truth.shape)
     names = [NASTY, *(f"class {i}" for i in range(1, num_classes))]
     summary = metrics.summarize(truth, scores, range(80))
-    files.write_json(folder / "metrics.json", summary)
+    steps = {"averaged_steps": [600, 800, 1600, 1800]}  # the four best ones
+    files.write_json(folder / "metrics.json", summary | steps)
     rows = metrics.tabulate_classes(truth, scores, names)
     files.write_csv(folder / "per_class.csv", metrics.PER_CLASS_HEADER, rows)
     if quality:
@@ -197,13 +198,6 @@ def test_one_clip_run_without_auc(tmp_path):
     page = Page(run_page.write_run_report(tmp_path))
     assert "100.00" in page.text
     assert "nan" not in page.text.lower()
-
-
-def test_best_checkpoints():
-    log = [{"step": s, "val_mAP": v} for s, v in enumerate([0.1, 0.4, 0.2, None, 0.4, 0.3, 0.2])]
-    assert run_page.best_checkpoints(log) == [(1, 0.4), (2, 0.2), (4, 0.4), (5, 0.3)]
-    assert run_page.best_checkpoints(log, [2, 6]) == [(2, 0.2), (6, 0.2)]
-    assert run_page.best_checkpoints([]) == []
 
 
 # --- A suite --------------------------------------------------------------------------------

@@ -1,14 +1,10 @@
-// Sound: what the server cannot decode and the browser can, and the microphone.
+// The microphone, and the length of files.
 import { $, about, clock, say } from "./util.js";
 
-// The file as a WAV file; `original` is thrown where the browser cannot decode it either.
-export async function converted(file, original) {
+// A recording as a WAV file.
+async function converted(file) {
   const context = new OfflineAudioContext(1, 1, 48000);
-  const audio = await context.decodeAudioData(await file.arrayBuffer()).catch(() => { throw original; });
-  if (audio.duration > about.minutes * 60) {
-    throw Object.assign(new Error(`${file.name} is too long. Files of up to ${about.minutes} minutes are tagged here.`),
-                        { lasting: true });
-  }
+  const audio = await context.decodeAudioData(await file.arrayBuffer()).catch(() => { throw new Error("The recording is empty."); });
   return new File([wav(audio)], file.name, { type: "audio/wav" });
 }
 
@@ -57,7 +53,7 @@ export async function record(take) {
     button.classList.remove("on");
     const at = new Date().toTimeString().slice(0, 8).replaceAll(":", "-");
     try {
-      take(await converted(new File(parts, `recording ${at}.wav`), new Error("The recording is empty.")));
+      take(await converted(new File(parts, `recording ${at}.wav`)));
     } catch (error) {
       say(error.message, "error");
     }

@@ -1,5 +1,5 @@
 // The files: sent one after the other, with progress, Cancel, and errors in words.
-import { converted, lengthOf } from "./audio.js";
+import { lengthOf } from "./audio.js";
 import { unpack, Corrections } from "./events.js";
 import { $, about, ask, clock, element, post, say } from "./util.js";
 
@@ -96,11 +96,10 @@ export class Queue {
                                     "tagged here. For others use psl-jax tag."), { lasting: true });
     }
     item.length = await lengthOf(file);
-    let sent = file;
     for (;;) {
       try {
         const answer = await this.#watched(item, (ticket) =>
-          post("/page/tag", { name: file.name, ticket }, sent, signal));
+          post("/page/tag", { name: file.name, ticket }, file, signal));
         return unpack(await answer.arrayBuffer());
       } catch (error) {
         if (error.kind === "busy") {
@@ -108,8 +107,6 @@ export class Queue {
           this.#told(item);
           await new Promise((resolve) => setTimeout(resolve, BUSY));
           signal.throwIfAborted();
-        } else if (error.kind === "undecodable" && sent === file) {
-          sent = await converted(file, error); // what the server cannot decode the browser perhaps can: m4a, webm
         } else throw error;
       }
     }
