@@ -126,7 +126,10 @@ def _open_reader(file: AudioFile) -> Iterator[Reader]:
         source: Any = file
         try:
             if isinstance(file, str | os.PathLike):
-                source = stack.enter_context(open(file, "rb"))
+                # Without O_NONBLOCK a pipe among the files would be waited for.
+                source = stack.enter_context(
+                    open(file, "rb", opener=lambda path, mode: os.open(path, mode | os.O_NONBLOCK))
+                )
             if source.seek(0, io.SEEK_END) == 0:
                 raise DecodeError("empty", "0 bytes")
             reader = _choose_reader(source, source is not file)

@@ -27,7 +27,7 @@ from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.whole_clips import WholeClips
 from psl_jax.networks.trained_model import Model
 from psl_jax.reporting import run_page
-from psl_jax.runtime import files, parallel, run_files
+from psl_jax.runtime import cli_entry, files, parallel, run_files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
 from psl_jax.scoring import evaluation, event_metrics, tagger_tables
@@ -65,7 +65,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "without --events: BirdNET, Raven, Audacity, or CSV file,onset,offset,label,score with "
         "times in seconds; or a folder of these; may be given several times (default: none)",
     )
-    return scoring_cli.parse_arguments(parser, arguments)
+    return cli_entry.parse_arguments(parser, arguments)
 
 
 def main(arguments: argparse.Namespace) -> None:

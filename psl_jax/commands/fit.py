@@ -18,7 +18,7 @@ import jax
 
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.networks.class_lists import list_first
-from psl_jax.runtime import disk_errors, parallel
+from psl_jax.runtime import cli_entry, disk_errors, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of, remove_tree
 from psl_jax.scoring.evaluation import StoredScores, score_missing
@@ -34,7 +34,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--out", required=True, metavar="FILE", help="file to write, FILE.npz (required)"
     )
-    parsed = scoring_cli.parse_arguments(parser, arguments)
+    parsed = cli_entry.parse_arguments(parser, arguments)
     if not parsed.out.endswith(".npz"):
         parser.error(f"--out={parsed.out}: expected a name that ends in .npz")
     return parsed

@@ -32,8 +32,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     result = parser.parse_args(arguments[1:])
     if not result.describe and not (result.corpus and result.source_dir and result.data_dir):
         parser.error("give --corpus, --source_dir and --data_dir, or --describe")
-    if result.limit is not None and result.limit < 1:
-        parser.error(f"--limit is {result.limit}: expected at least 1")
     own_options = prepare_corpus.OPTIONS_OF.get(result.corpus, ())
     for name in sorted(set().union(*prepare_corpus.OPTIONS_OF.values()) - set(own_options)):
         if result.corpus and getattr(result, name) is not None:
@@ -66,10 +64,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "(required with --corpus)",
     )
     about = "only the first N clips of each split, for a trial (default: all)"
-    add("--limit", type=int, metavar="N", help=about)
+    at_least_one = settings.Rule(least=1)
+    add("--limit", type=cli_entry.number("limit", int, at_least_one), metavar="N", help=about)
     add(
         "--max_missing",
-        type=float,
+        type=cli_entry.number("max_missing", float, settings.Rule(least=0, most=1)),
         metavar="SHARE",
         default=0.1,
         help="largest share, 0 to 1, of the clips in a split's tables that may be missing or "
@@ -85,7 +84,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "mn04 (default: 16000)",
     )
     about = "clips decoded at a time (default: one per core)"
-    add("--num_workers", type=int, metavar="N", help=about)
+    workers = cli_entry.number("num_workers", int, at_least_one)
+    add("--num_workers", type=workers, metavar="N", help=about)
     add(
         "--beam_options",
         metavar="OPTIONS",

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from psl_jax.audio.segments import MIN_SEGMENT_SECONDS
-from psl_jax.runtime import cli_entry
+from psl_jax.runtime import cli_entry, settings
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -43,10 +43,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add = functools.partial(cli_entry.add_setting, group, RelabelSettings)
     add("count_padding")
-    parsed = scoring_cli.parse_arguments(parser, arguments)
-    for name in ("shortest_segment_seconds", "hop_seconds"):
-        if not 0 <= (getattr(parsed, name) or 0) <= 3600:
-            parser.error(f"--{name}: expected seconds, or 0")
+    parsed = cli_entry.parse_arguments(parser, arguments)
     if parsed.beam_options and parsed.distributed:
         parser.error("--distributed: the pipeline of --beam_options has its own workers")
     return parsed
@@ -54,16 +51,17 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def add_segments(add: Callable[..., Any]) -> None:
     """Adds, by `add` of a parser, how clips are divided into segments of a length."""
+    seconds = settings.Rule(least=0, most=3600)
     add(
         "--hop_seconds",
-        type=float,
+        type=cli_entry.number("hop_seconds", float, seconds),
         metavar="S",
         help="seconds from the start of one segment to the start of the next (default: the "
         "length of a segment)",
     )
     add(
         "--shortest_segment_seconds",
-        type=float,
+        type=cli_entry.number("shortest_segment_seconds", float, seconds),
         default=MIN_SEGMENT_SECONDS,
         metavar="S",
         help="shortest remainder at a clip's end that becomes a segment, in seconds; shorter "

@@ -116,7 +116,7 @@ def main(arguments: argparse.Namespace) -> int:
     except ImportError as error:
         raise MissingPackageError("the web page", f"{error.name}", "serve") from error
     tagging_cli.check_event_settings(arguments)
-    if arguments.max_megabytes <= 0 or arguments.max_minutes <= 0:
+    if not (arguments.max_megabytes > 0 and arguments.max_minutes > 0):  # nor NaN
         raise UserError("max_megabytes and max_minutes must be above 0")
     limits = service.Limits(arguments.max_megabytes, arguments.max_minutes)
     origins = check_origins(arguments.allow_origin)

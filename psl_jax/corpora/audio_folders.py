@@ -17,7 +17,7 @@ from psl_jax.corpora.stored_audio import (
     StoredAudio,
     TarAudio,
 )
-from psl_jax.runtime.errors import MissingPackageError
+from psl_jax.runtime.errors import MissingPackageError, UserError
 from psl_jax.runtime.paths import is_remote, make_printable, open_ranges, path_of
 
 HDF5_SUFFIXES = frozenset({".h5", ".hdf5", ".hdf"})
@@ -92,7 +92,7 @@ def walk_files(folder: str) -> Iterator[str]:
 
 
 def _fail(error: OSError) -> NoReturn:
-    raise error
+    raise UserError(f"cannot read {error.filename}: {error.strerror}")
 
 
 def _stem(name: str) -> str:

@@ -85,7 +85,7 @@ class DecisionTable:
 
     def __init__(self, path: str | os.PathLike[str], who: str):
         """Raises UserError where the file is none, or cannot be written."""
-        self.path, self.who = path, who
+        self.path, self.who = path, " ".join(who.split())
         self._lock = threading.RLock()  # an undo looks up and appends
         try:
             # A file is made with the first decision.

@@ -15,7 +15,7 @@ from psl_jax.data import split_index_files
 from psl_jax.preparing import preparation_report, shards
 from psl_jax.preparing.split_writer import write_split
 from psl_jax.runtime import files
-from psl_jax.runtime.disk_errors import plain_disk_errors
+from psl_jax.runtime.disk_errors import check_writable, plain_disk_errors
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import is_remote, path_of, remove_tree
 
@@ -229,7 +229,7 @@ def _lock_folder(folder: pathlib.Path) -> Iterator[None]:
     if is_remote(folder):
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    check_writable(folder, "data_dir")
     with open(folder / ".lock", "w") as file:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(file, fcntl.LOCK_EX)

@@ -187,8 +187,22 @@ def add_setting(group: Any, owner: type, name: str, **changes: Any) -> None:
     if info.type is not bool:
         shown = "none" if info.default == "" else info.default
         kwargs = {"default": info.default, "type": info.type, "choices": info.rule.choices or None}
+    if info.type in (int, float):
+        kwargs["type"] = number(name, info.type, info.rule)
     text = info.help if info.help[1].isupper() else info.help[0].lower() + info.help[1:]
     group.add_argument(f"--{name}", **({"help": add_default(text, shown)} | kwargs | changes))
+
+
+def number(name: str, kind: type, rule: settings.Rule) -> Callable[[str], Any]:
+    """Returns the `type` of a parser's option --NAME, int or float, which raises UserError."""
+
+    def read(text: str) -> Any:
+        value = kind(text)
+        settings.check(name, value, settings.SettingInfo(kind, None, rule, ""), "--")
+        return value
+
+    read.__name__ = kind.__name__  # as argparse calls it
+    return read
 
 
 def add_default(text: str, shown: object) -> str:

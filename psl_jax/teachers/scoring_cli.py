@@ -89,14 +89,7 @@ def make_parser(
     return parser
 
 
-def parse_arguments(
-    parser: argparse.ArgumentParser, arguments: Sequence[str]
-) -> argparse.Namespace:
-    """Parses a command line that begins with the program's name; joins no processes yet."""
-    parsed = cli_entry.parse_arguments(parser, arguments)
-    if parsed.batch_size < 0:
-        parser.error(f"--batch_size={parsed.batch_size}: expected 1 or more, or 0")
-    return parsed
+_BYTES_PER_SAMPLE = 6  # at least: int16, and float32 for the front end
 
 
 class Task(NamedTuple):
@@ -209,13 +202,20 @@ def print_plan(
 ) -> None:
     """Prints, in the first process, what will be done.
 
-    segmentation: how the clips are cut. more: further lines.
+    segmentation: how the clips are cut. more: further lines. Raises UserError for a batch that is
+    larger than this machine's memory.
     """
+    batch_size = scorer.fitting(arguments.batch_size, segmentation.seconds)
+    example_bytes = _BYTES_PER_SAMPLE * segmentation.segment_samples
+    if batch_size * example_bytes > (memory := parallel.machine_bytes()):
+        raise UserError(
+            f"--batch_size={batch_size} takes more than {batch_size * example_bytes / 1e9:,.0f} "
+            f"GB, and there are {memory / 1e9:,.0f} GB: less than {memory // example_bytes:,} fits"
+        )
     if jax.process_index():
         return
     index, teacher = task.source.index, task.teacher
     num_classes = len(teacher.classes)
-    batch_size = scorer.fitting(arguments.batch_size, segmentation.seconds)
     num_processes = jax.process_count()
     if isinstance(segmentation, WholeClips):
         work = f"{len(index):,} whole clips: batches, the longest"

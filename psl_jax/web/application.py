@@ -102,10 +102,13 @@ def _add_error_handlers(app: FastAPI) -> None:
 
 def store_decision(table: DecisionTable, **fields: Any) -> None:
     """Stores a decision. Raises RefusedError where that is not possible."""
-    if not fields["onset"] < fields["offset"]:
+    fields["label"] = clean_name(fields["label"])
+    if not round(fields["onset"], 3) < round(fields["offset"], 3):  # as the table has them
         raise RefusedError(422, "offset: expected more than the onset", "setting")
+    if not fields["label"] or len(fields["filename"].splitlines()) > 1:
+        raise RefusedError(422, "filename and label: expected a name in one line", "setting")
     try:
-        table.append(**fields | {"label": clean_name(fields["label"])})
+        table.append(**fields)
     except OSError as error:
         raise RefusedError(
             500, f"The decision is not stored: {table.path} cannot be written ({error}).", "disk"

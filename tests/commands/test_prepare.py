@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from prepared_data import read_split, record_hashes, small_folder
 
 from psl_jax.commands import prepare
-from psl_jax.corpora import audioset
+from psl_jax.corpora import audio_folders, audioset
 from psl_jax.data import split_index_files
 from psl_jax.networks.class_lists import audioset_classes
 from psl_jax.runtime.errors import UserError
@@ -98,6 +98,47 @@ def test_errors_are_told_plainly(tmp_path, capsys):
     with pytest.raises(SystemExit):
         run("--corpus=audioset")
     assert "give --corpus, --source_dir and --data_dir" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("--max_missing=nan", "--max_missing is nan, expected a number at least 0 and at most 1"),
+        ("--num_workers=-1", "--num_workers is -1, expected a number at least 1"),
+        ("--limit=0", "--limit is 0, expected a number at least 1"),
+        ("--clip_seconds=nan", "--clip_seconds is nan, expected a number above 0"),
+    ],
+)
+def test_values_that_cannot_be_are_named(tmp_path, option, told):
+    with pytest.raises(UserError, match=told):
+        run("--corpus=own_data", f"--source_dir={tmp_path}", f"--data_dir={tmp_path}", option)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    folder = small_folder(tmp_path / "source", "dog;cat")
+    (tmp_path / "file").touch()
+    data = f"--data_dir={tmp_path / 'file'}"
+    with pytest.raises(UserError, match=r"Not a directory\. Choose another data_dir"):
+        run("--corpus=own_data", f"--source_dir={folder}", data)
+
+
+def test_a_folder_that_cannot_be_read_is_named(monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match="cannot read some/folder: Permission denied"):
+        list(audio_folders.walk_files("some/folder"))
+
+
+def test_a_pipe_among_the_recordings_is_not_waited_for(tmp_path, capsys):
+    folder = small_folder(tmp_path / "source", "dog;cat")
+    (recording, *_) = sorted(folder.rglob("*.wav"))
+    recording.unlink()
+    os.mkfifo(recording)
+    data = f"--data_dir={tmp_path / 'data'}"
+    run("--corpus=own_data", f"--source_dir={folder}", data, "--max_missing=1")
+    assert "unreadable" in capsys.readouterr().out
 
 
 def test_own_data(tmp_path):

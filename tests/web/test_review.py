@@ -25,6 +25,8 @@ from psl_jax.data.segment_loader import Segments
 from psl_jax.data.source import Source, open_folder
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring import segment_choice
+from psl_jax.web import application
+from psl_jax.web.service import RefusedError
 from psl_jax.weights.load_model import load_model
 
 pytest.importorskip("uvicorn", reason="needs the [serve] extra")
@@ -198,6 +200,20 @@ def test_what_is_wrong_is_said(tmp_path):
     assert answer.status_code == 422 and "decision" in answer.json()["error"]
     foreign = client.post("/review/undo", headers={"Origin": "https://example.org"})
     assert foreign.status_code == 403
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"offset": 1.0001}, {"filename": "a\nb"}, {"filename": "a\u2028b"}, {"label": " \u200b"}],
+)
+def test_what_the_table_could_not_be_read_with_is_refused(tmp_path, changes):
+    path = tmp_path / "decisions.csv"
+    table = DecisionTable(path, who="two\nlines")
+    decision = {"filename": "a", "onset": 1.0, "offset": 2.0, "label": "dog", "decision": "yes"}
+    with pytest.raises(RefusedError):
+        application.store_decision(table, **decision | changes)
+    application.store_decision(table, **decision)
+    assert [(line.label, line.who) for line in read_decisions(path)] == [("dog", "two lines")]
 
 
 @pytest.mark.parametrize("rate", [16_000, 32_000])
