@@ -3,7 +3,6 @@
 import os
 import pathlib
 import shutil
-import signal
 import subprocess
 
 import audio_files
@@ -198,43 +197,6 @@ def test_description(prepared, capsys):
 
 
 # ---- faults and Beam ---------------------------------------------------------------------------
-
-KILLED = """
-import os, signal, sys
-from psl_jax.commands import prepare
-from psl_jax.corpora import clip_rows, corpus
-
-seen, load = [], clip_rows.load_clip
-
-def load_then_die(row, **settings):
-    seen.append(row)
-    if len(seen) == 20:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return load(row, **settings)
-
-corpus.load_clip = load_then_die
-prepare.main(prepare.parse(["prepare", *sys.argv[1:]]))
-"""
-
-
-def test_killed_and_started_again_is_whole_and_identical(source, prepared, tmp_path):
-    command = arguments(source, tmp_path)
-    killed = subprocess.run(
-        [forked_python.path(), "-c", KILLED, *command], cwd=ROOT, check=False, capture_output=True
-    )
-    assert killed.returncode == -signal.SIGKILL
-    kept = {path.name: path.stat().st_mtime_ns for path in tmp_path.rglob("*.tfrecord-*")}
-    assert kept and not list(tmp_path.rglob("dataset_info.json"))
-    with pytest.raises(UserError, match="not a prepared data set"):
-        split_index_files.splits(split_index_files.find_data_dir(tmp_path))
-    again = run_process(*command)  # a process of its own: nothing may depend on its hash seed
-    assert again.returncode == 0, again.stderr
-    assert not list(tmp_path.rglob("incomplete*"))
-    now = {path.name: path.stat().st_mtime_ns for path in tmp_path.rglob("*.tfrecord-*")}
-    assert kept.items() <= now.items()
-    hashes = record_hashes(split_index_files.find_data_dir(tmp_path))
-    assert hashes == record_hashes(split_index_files.find_data_dir(prepared))
-    assert len(hashes) == 14  # seven shards of two clips in each split
 
 
 def test_beam_writes_the_same_files(source, prepared, tmp_path):

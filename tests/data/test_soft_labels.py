@@ -246,15 +246,6 @@ def written(folder, index, probabilities, **rule):
     return SoftLabels.open(folder, index, SEGMENTATION, "t", rule)
 
 
-def test_labels_made_otherwise_are_refused(tmp_path, index):
-    written(tmp_path, index, make_probabilities(index, SEGMENTATION))
-    rule, words = LabelRule(count_padding=True), "count_padding differs"
-    with pytest.raises(UserError, match=words):
-        SoftLabels.open(tmp_path, index, SEGMENTATION, "t", rule)
-    with pytest.raises(UserError, match=words):
-        SoftLabelWriter(tmp_path, index, SEGMENTATION, teacher_digest="t", rule=rule)
-
-
 def test_labels_that_hang_on_weak_labels_are_of_these(tmp_path, index):
     probabilities = make_probabilities(index, SEGMENTATION)
     values = index.label_values.copy()

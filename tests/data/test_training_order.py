@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -102,22 +103,6 @@ def test_a_streamed_epoch_takes_shards_about_one_after_the_other():
 # --- draws ----------------------------------------------------------------------------------------
 
 
-def queue_of_classes(index, count: int, rng) -> list[int]:
-    """The class queue as PANNs describe it, one draw at a time; no label is a class, too."""
-    label_clip = np.repeat(np.arange(len(index)), np.diff(index.label_offsets))
-    clips = {c: label_clip[index.label_values == c] for c in set(index.label_values.tolist())}
-    if len(empty := np.flatnonzero(np.diff(index.label_offsets) == 0)):
-        clips[index.num_classes] = empty
-
-    def endless(items):
-        while True:
-            yield from rng.permutation(items)
-
-    classes = endless(sorted(clips))
-    queues = {c: endless(members) for c, members in clips.items()}
-    return [next(queues[c]) for c in itertools.islice(classes, count)]
-
-
 @given(indices(), st.integers(1, 60), st.integers(0, 3))
 def test_class_queue_draws_are_those_of_the_queue(index, count, seed):
     """One label a clip: then the queue fixes each clip's draws to within one and one round."""
@@ -144,24 +129,17 @@ def test_class_queue_draws_are_those_of_the_queue(index, count, seed):
     np.testing.assert_array_equal(ClassQueue(single, seed).clips(some), drawn[some])
 
 
-def test_class_queue_draws_have_the_queues_distribution():
-    """Several labels a clip: means and spreads over many epochs against the queue itself."""
-    rng = np.random.default_rng(0)
-    labels = [sorted(set(rng.integers(0, 4, 2).tolist())) if i % 5 else [] for i in range(23)]
-    labels[3] = [4]  # a rare class
-    index = make_index([23], 16_000, labels, num_classes=6)  # and one without clips
-    trials = 600
-    ours, theirs = (
-        np.array([np.bincount(draw(seed), minlength=len(index)) for seed in range(trials)])
-        for draw in (
-            lambda seed: ClassQueue(index, seed).clips(np.arange(57)),
-            lambda seed: queue_of_classes(index, 57, np.random.default_rng(seed)),
-        )
-    )
-    error = np.sqrt((ours.var(axis=0) + theirs.var(axis=0)) / trials) + 1e-9
-    assert (np.abs(ours.mean(axis=0) - theirs.mean(axis=0)) / error).max() < 4.5
-    assert np.abs(ours.std(axis=0) - theirs.std(axis=0)).max() < 0.1
-    assert ours[:, 3].min() >= 9  # 57 draws, five classes and clips that hold nothing
+def test_each_class_takes_each_of_its_clips_once_before_any_again():
+    """Several labels a clip, or none, which is a class, too; counts after whole queues of all."""
+    labels = [[0, 1], [0], [1, 2], [2], [0, 2], [], [], [0], [3, 1]]
+    index = make_index([9], 16_000, labels, num_classes=5)  # of one class there is no clip
+    members = [[clip for clip, of_clip in enumerate(labels) if c in of_clip] for c in range(4)]
+    members.append([5, 6])
+    rounds = math.lcm(*map(len, members))
+    for seed in range(3):
+        drawn = ClassQueue(index, seed).clips(np.arange(rounds * len(members)))
+        expected = [sum(rounds // len(of) for of in members if c in of) for c in range(9)]
+        assert np.bincount(drawn).tolist() == expected
 
 
 def test_a_class_goes_on_with_its_clips_in_the_next_epoch():
