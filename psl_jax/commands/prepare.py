@@ -63,9 +63,6 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="folder for prepared data; the data set goes into CORPUS/SETTINGS/1.0.0 below it "
         "(required with --corpus)",
     )
-    about = "only the first N clips of each split, for a trial (default: all)"
-    at_least_one = settings.Rule(least=1)
-    add("--limit", type=cli_entry.number("limit", int, at_least_one), metavar="N", help=about)
     add(
         "--max_missing",
         type=cli_entry.number("max_missing", float, settings.Rule(least=0, most=1)),
@@ -84,7 +81,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "mn04 (default: 16000)",
     )
     about = "clips decoded at a time (default: one per core)"
-    workers = cli_entry.number("num_workers", int, at_least_one)
+    workers = cli_entry.number("num_workers", int, settings.Rule(least=1))
     add("--num_workers", type=workers, metavar="N", help=about)
     add(
         "--beam_options",

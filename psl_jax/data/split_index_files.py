@@ -78,21 +78,16 @@ def find_data_dir(folder: str | os.PathLike[str]) -> str:
     root = absolute(folder)
     if (root / INFO_NAME).exists():
         return os.fspath(root)
-    # Where no folder has the former, the latter tells which one lacks it.
-    data_dirs = _folders_with(INFO_NAME, root) or _folders_with(_FEATURES_NAME, root)
+    data_dirs = sorted(
+        path.parent
+        for depth in range(1, 4)
+        for path in root.glob("*/" * depth + INFO_NAME)
+        if not path.parent.name.startswith("incomplete.")  # left by a killed preparation
+    )
     if len(data_dirs) > 1:
         names = "".join(f"\n  {path}" for path in data_dirs)
         raise UserError(f"{folder} holds several prepared data sets: give one of{names}")
     return os.fspath(data_dirs[0] if data_dirs else root)
-
-
-def _folders_with(name: str, root: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(
-        path.parent
-        for depth in range(1, 4)
-        for path in root.glob("*/" * depth + name)
-        if not path.parent.name.startswith("incomplete.")  # left by a killed preparation
-    )
 
 
 def shard_paths(data_dir: str | os.PathLike[str], split: str) -> list[str]:

@@ -239,15 +239,9 @@ configs:
 
 {description}
 
-```python
-from datasets import load_dataset
-
-segments = load_dataset("{name}", split="{split}")
-classes = segments.features["weak_labels"].feature.names
-```
-
-`soft_labels` has a probability for each class. {audio} Written by `psl-jax labels export
---format=hf`, which writes this file anew: add a licence, and where the audio comes from.
+`soft_labels` has a probability for each class; `features["weak_labels"].feature.names` are the
+classes. {audio} Written by `psl-jax labels export --format=hf`, which writes this file anew: add a
+licence, and where the audio comes from.
 """
 
 
@@ -271,7 +265,6 @@ def _describe_folder(
     readme = _README.format(
         name=folder.name,
         description=description,
-        split=splits[0],
         audio=audio,
         data_files="\n".join(f"  - split: {name}\n    path: data/{name}/**" for name in splits),
     )

@@ -40,13 +40,12 @@ class ClipBuilder:
         *,
         data_dir: str | os.PathLike[str],
         num_workers: int | None = None,
-        limit: int | None = None,
     ):
         """Records go to `<data_dir>/<name>/<digest of settings>/<version>`.
 
-        num_workers: threads that load clips. limit: rows of each stored split to prepare.
+        num_workers: threads that load clips.
         """
-        self.corpus, self.num_workers, self.limit = corpus, num_workers, limit
+        self.corpus, self.num_workers = corpus, num_workers
         root = path_of(data_dir) / corpus.name
         text = json.dumps(self._describe_settings(corpus), sort_keys=True, default=str)
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -61,8 +60,7 @@ class ClipBuilder:
         self._record_folder = self._folder.with_name(f"incomplete.{VERSION}.parts")
 
     def _describe_settings(self, corpus: Corpus) -> dict[str, Any]:
-        settings = dict(corpus.settings) | ({"limit": self.limit} if self.limit else {})
-        rate = corpus.sample_rate
+        settings, rate = dict(corpus.settings), corpus.sample_rate
         return settings if rate == SAMPLE_RATE else settings | {"sample_rate": rate}
 
     def _reuse(self, root: pathlib.Path) -> None:
@@ -135,11 +133,6 @@ class ClipBuilder:
             if leftover not in kept_folders:
                 remove_tree(leftover)
 
-    def _find_rows(self, corpus: Corpus) -> dict[str, Sequence[Any]]:
-        """Returns the rows of each stored split."""
-        rows = corpus.rows()  # finds problems, too
-        return {split: split_rows[: self.limit] for split, split_rows in rows.items()}
-
     def _add_splits(self, added: Corpus, beam_options: str | None) -> None:
         """Writes more splits beside the present ones."""
         former_report = preparation_report.read_report(self._folder)
@@ -162,7 +155,7 @@ class ClipBuilder:
         former_report: Mapping[str, Any] | None = None,
     ) -> None:
         """Writes the splits of `corpus` into `folder`, or adds them to those of a report."""
-        all_rows = self._find_rows(corpus)
+        all_rows = corpus.rows()  # finds problems, too
         for split, rows in all_rows.items():
             if not rows:  # we say so before hours of writing other splits
                 raise corpus.nothing_left(split, [])
@@ -193,7 +186,7 @@ class ClipBuilder:
             unions,
             settings=self._describe_settings(self.corpus),
             num_rows={split: len(rows) for split, rows in all_rows.items()},
-            num_absent={} if self.limit else corpus.absent,
+            num_absent=corpus.absent,
         )
         if former_report is None:
             preparation_report.write_report(folder, report)

@@ -132,5 +132,4 @@ def make_builder(arguments: argparse.Namespace) -> ClipBuilder:
         corpus,
         data_dir=absolute(arguments.data_dir),
         num_workers=arguments.num_workers,
-        limit=arguments.limit,
     )

@@ -104,7 +104,6 @@ def test_errors_are_told_plainly(tmp_path, capsys):
     [
         ("--max_missing=nan", "--max_missing is nan, expected a number at least 0 and at most 1"),
         ("--num_workers=-1", "--num_workers is -1, expected a number at least 1"),
-        ("--limit=0", "--limit is 0, expected a number at least 1"),
         ("--clip_seconds=nan", "--clip_seconds is nan, expected a number above 0"),
     ],
 )
@@ -153,7 +152,7 @@ def test_own_data(tmp_path):
             split_index_files.class_names(data_dir)
     (pathlib.Path(data_dir) / "dataset_info.json").unlink()
     with pytest.raises(UserError, match=f"{data_dir} is not a prepared data set: expected dataset"):
-        split_index_files.class_names(split_index_files.find_data_dir(tmp_path / "data"))
+        split_index_files.class_names(data_dir)
 
 
 # ---- what it wrote -----------------------------------------------------------------------------

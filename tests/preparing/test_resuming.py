@@ -16,7 +16,6 @@ import pytest
 import small_prepare
 from prepared_data import config
 
-from psl_jax.commands import prepare as prepare_command
 from psl_jax.data import split_index_files
 from psl_jax.preparing.prepare_corpus import prepare
 from psl_jax.runtime.errors import UserError
@@ -151,20 +150,3 @@ def test_what_is_lost_is_named_with_a_remedy(undisturbed, tmp_path):
             prepare(config(**data), root)
     shutil.rmtree(folder)
     assert prepare(config(**data), root) == str(folder)
-
-
-def test_only_so_many_clips_of_each_split(undisturbed, tmp_path):
-    source = undisturbed[0]["source_dir"]
-    arguments = ["--corpus=own_data", f"--source_dir={source}", f"--data_dir={tmp_path}"]
-    command = prepare_command.parse(["prepare", *arguments, "--limit=3", "--max_missing=0.5"])
-    assert prepare_command.main(command) == 0
-    folder = split_index_files.find_data_dir(tmp_path)
-    sizes = {
-        s: len(split_index_files.load_index(folder, s)) for s in split_index_files.splits(folder)
-    }
-    assert sizes == {"train": 2, "valid": 2}  # one of the first three is damaged
-    assert (
-        prepare_command.main(prepare_command.parse(["prepare", *arguments, "--max_missing=1"])) == 0
-    )
-    with pytest.raises(UserError, match="holds several prepared data sets"):
-        split_index_files.find_data_dir(tmp_path)
