@@ -115,7 +115,6 @@ def main(arguments: argparse.Namespace) -> int:
         from psl_jax.web import access, application, service
     except ImportError as error:
         raise MissingPackageError("the web page", f"{error.name}", "serve") from error
-    tagging_cli.check_event_settings(arguments)
     if not (arguments.max_megabytes > 0 and arguments.max_minutes > 0):  # nor NaN
         raise UserError("max_megabytes and max_minutes must be above 0")
     limits = service.Limits(arguments.max_megabytes, arguments.max_minutes)

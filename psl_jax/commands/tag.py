@@ -112,7 +112,6 @@ def main(arguments: argparse.Namespace) -> int:
     """Tags and writes; returns the exit status."""
     if arguments.list_labels:
         return _list_labels(arguments)
-    tagging_cli.check_event_settings(arguments)
     inputs, bad_folders, notes = find_files(arguments.files)
     for note in notes:
         print(make_printable(note), file=sys.stderr)
@@ -122,13 +121,13 @@ def main(arguments: argparse.Namespace) -> int:
         return 1
     arguments.format = arguments.format or ("csv" if arguments.out else "table")
     _check_settings(arguments, len(inputs))
-    plotter = _Plotter(arguments.plot, inputs) if arguments.plot else None
-    counter = _EventCounter()
-    outputs: list[Output] = [counter] if plotter is None else [counter, plotter]
-    paths = _add_outputs(outputs, arguments, inputs)
     distributed.configure(keep_compiled_from=0.5)
     model = tagger.load(arguments.model, _split_names(arguments.labels))
     settings = tagging_cli.make_event_settings(arguments, model)
+    segmentation = model.segmentation(arguments.segment_seconds, arguments.hop_seconds)
+    plotter = _Plotter(arguments.plot, inputs) if arguments.plot else None
+    outputs: list[Output] = [] if plotter is None else [plotter]
+    paths = _add_outputs(outputs, arguments, inputs)
     start = time.perf_counter()
     if arguments.skip_existing:
         inputs = _leave_out_tagged(inputs, paths)
@@ -141,25 +140,25 @@ def main(arguments: argparse.Namespace) -> int:
         tagged_files = tag_files(
             model,
             inputs,
-            segmentation=model.segmentation(arguments.segment_seconds, arguments.hop_seconds),
+            segmentation=segmentation,
             settings=settings,
             embeddings=arguments.embeddings,
             report_seconds=(lambda new: bar.update(round(new, 2))) if is_single else None,
             watch_block=None if plotter is None else plotter.watch_block,
         )
-        num_tagged, num_failed, seconds = 0, 0, 0.0
+        num_tagged, num_failed, num_events, seconds = 0, 0, 0, 0.0
         for item in itertools.chain(bad_folders, tagged_files):
             if not is_single:
                 bar.update()
             if _write_outputs(item, outputs, prints=not arguments.out):
                 num_tagged, seconds = num_tagged + 1, seconds + item.seconds
+                num_events += len(item.found_events)
             else:
                 num_failed += 1
-    if num_tagged and not counter.num_events and arguments.format in ("csv", "audacity", "raven"):
-        peak, label = counter.highest
+    if num_tagged and not num_events and arguments.format in ("csv", "audacity", "raven"):
         print(
-            f"0 events (files tagged: {num_tagged}): no score reaches its threshold. Highest: "
-            f"{label} {peak:.3f}. Try a --threshold below it",
+            f"0 events (files tagged: {num_tagged}): no score reaches its threshold. "
+            "--format=table shows the highest ones; try a --threshold below them",
             file=sys.stderr,
         )
     if arguments.out:
@@ -251,19 +250,6 @@ def _list_labels(arguments: argparse.Namespace) -> int:
 def _split_names(text: str | None) -> list[str] | None:
     """Splits the classes of --labels; None: all."""
     return None if text is None else [name.strip() for name in text.split(";") if name.strip()]
-
-
-class _EventCounter:
-    """Counts events; while there are none, keeps the highest score over time and its class."""
-
-    def __init__(self) -> None:
-        self.num_events, self.highest = 0, (0.0, "")
-
-    def __call__(self, tags: FileTags) -> None:
-        self.num_events += len(tags.found_events)
-        if not self.num_events:
-            best = int(tags.peaks.argmax())
-            self.highest = max(self.highest, (float(tags.peaks[best]), tags.labels[best]))
 
 
 class _Plotter:

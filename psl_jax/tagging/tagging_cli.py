@@ -68,17 +68,6 @@ def add_smoothing(parser: Any, default: int | None = None) -> None:
     )
 
 
-def check_event_settings(arguments: argparse.Namespace) -> None:
-    """Checks the settings of events as far as that is possible before the model is loaded.
-
-    Raises UserError, as `make_event_settings` does.
-    """
-    threshold = 1.0 if arguments.threshold is None else arguments.threshold
-    EventSettings(threshold, 1 if arguments.median_filter is None else arguments.median_filter)
-    if arguments.thresholds:
-        read_thresholds(arguments.thresholds)
-
-
 def make_event_settings(arguments: argparse.Namespace, tagger: Tagger) -> EventSettings:
     """Makes the settings of events; what is not given is the model's.
 
@@ -97,22 +86,19 @@ def make_event_settings(arguments: argparse.Namespace, tagger: Tagger) -> EventS
     )
 
 
-def read_thresholds(
-    path: str | os.PathLike[str], classes: Sequence[str] | None = None
-) -> dict[str, float]:
+def read_thresholds(path: str | os.PathLike[str], classes: Sequence[str]) -> dict[str, float]:
     """Reads {class: threshold} from a CSV file with those columns.
 
-    classes: the model's, whose spelling the names get; None: not known yet. Raises UserError,
-    naming the line, for another class, a repeated class, or a bad threshold.
+    classes: the model's, whose spelling the names get. Raises UserError, naming the line, for
+    another class, a repeated class, or a bad threshold.
     """
     thresholds: dict[str, float] = {}
     for line, row in csv_files.read_rows(path, ("class", "threshold")):
         where, name, value = f"{path}, line {line}", clean_name(row["class"]), row["threshold"]
-        if classes is not None:
-            number = find_class(name, classes)
-            if number is None:
-                raise UserError(f"{where}: there is no class {name!r}{near_names(name, classes)}")
-            name = classes[number]
+        number = find_class(name, classes)
+        if number is None:
+            raise UserError(f"{where}: there is no class {name!r}{near_names(name, classes)}")
+        name = classes[number]
         if name in thresholds:
             raise UserError(f"{where}: {name!r} is named a second time")
         try:
