@@ -22,7 +22,7 @@ from psl_jax.runtime.paths import path_of
 from psl_jax.runtime.run_files import LABEL_QUALITY, Stage
 from psl_jax.scoring import relabeling
 from psl_jax.teachers import open_teacher
-from psl_jax.teachers.open_teacher import OpenedTeacher
+from psl_jax.teachers.teacher import Teacher
 
 
 class SoftLabelStage:
@@ -40,7 +40,7 @@ class SoftLabelStage:
         """teacher: its name, see `open_teacher`; open_source: of the split that is trained on."""
         self.settings, self.folder, self.segmentation = settings, folder, segmentation
         self.teacher, self._open_source = teacher, open_source
-        self._foreign_teacher: OpenedTeacher | None = None  # which nobody trains meanwhile
+        self._foreign_teacher: Teacher | None = None  # which nobody trains meanwhile
 
     def check(self, *, before_it_is_trained: bool = False) -> None:
         """Raises OtherRunError where the teacher is not the one whose labels the run has.
@@ -60,10 +60,10 @@ class SoftLabelStage:
                 "--config.soft_labels_dir (docs/LABELS.md)"
             )
         try:
-            opened = self._open_teacher()
+            teacher = self._open_teacher()
             if self.settings.teaches_in_step:
                 self.model_in_step()
-            self.folder.bind(TEACHER, opened.teacher.digest, self.teacher)
+            self.folder.bind(TEACHER, teacher.digest, self.teacher)
         except OtherRunError:
             raise
         except UserError as error:
@@ -119,18 +119,18 @@ class SoftLabelStage:
         """Writes the labels that are missing, and tells what they are like."""
         digest = self.given
         if not digest:
-            opened, settings = self._open_teacher(), self.settings.relabel
+            teacher, settings = self._open_teacher(), self.settings.relabel
             relabeling.relabel(
-                opened.teacher.make_scorer(settings),
+                teacher.make_scorer(settings),
                 self._open_source(),
                 self.segmentation,
                 self.directory,
-                teacher=opened.identity,
+                teacher=teacher.identity,
                 batch_size=settings.batch_size,
                 rule=settings,
             )
             parallel.wait_for_all("relabel")
-            digest = opened.teacher.digest
+            digest = teacher.digest
         if jax.process_index() == 0:
             write_label_quality(self.open(digest), self.folder.path)
 
@@ -146,7 +146,7 @@ class SoftLabelStage:
 
     def model_in_step(self) -> Model:
         """The teacher inside the training step. Raises UserError for one of another kind."""
-        model = self._open_teacher().teacher.model
+        model = self._open_teacher().model
         if model is None:
             raise UserError(
                 "a teacher in the step must be a run or an export of ours that knows the data's "
@@ -154,14 +154,14 @@ class SoftLabelStage:
             )
         return model
 
-    def _open_teacher(self) -> OpenedTeacher:
+    def _open_teacher(self) -> Teacher:
         if self._foreign_teacher is not None:
             return self._foreign_teacher
         classes = self._open_source().index.classes
-        opened = open_teacher.open_teacher(self.teacher, classes, self.settings.relabel)
+        teacher = open_teacher.open_teacher(self.teacher, classes, self.settings.relabel)
         if open_teacher.is_other_teacher(self.teacher):
-            self._foreign_teacher = opened
-        return opened
+            self._foreign_teacher = teacher
+        return teacher
 
 
 def write_label_quality(labels: SoftLabels, folder: pathlib.Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from psl_jax.networks.folding import FoldedNetwork
 from psl_jax.networks.frontend import LogMel
 from psl_jax.networks.mobilenetv2 import MOBILENET_V2
 from psl_jax.runtime.errors import UserError
-from psl_jax.runtime.settings import read
+from psl_jax.runtime.settings import Rule, SettingInfo, check, read
 
 DEFAULT_THRESHOLD = 0.5  # of models for which none were tuned
 
@@ -142,42 +142,34 @@ class ModelInfo:
                 f"{FORMAT_VERSION}: install a newer one"
             )
 
-        def take(name: str, default: Any, is_right: Callable[[Any], bool], expected: str) -> Any:
-            value = rest.pop(name, default)
-            if not is_right(value):
-                raise UserError(
-                    f"{where} was not written by psl_jax, or by a newer one: {name} is "
-                    f"{value!r:.60}, expected {expected}"
-                )
-            return value
-
-        def choose(name: str, default: Any, choices: Iterable[Any]) -> Any:
-            choices = list(choices)
-            return take(name, default, choices.__contains__, f"one of {choices}")
-
-        classes = take("classes", None, _are_names, "a list of names")
-        tuned = rest.pop("thresholds", None)
+        foreign = f"{where} was not written by psl_jax, or by a newer one: "
+        classes, tuned = rest.pop("classes", None), rest.pop("thresholds", None)
+        is_list = isinstance(classes, list | tuple) and len(classes) > 0
+        if not is_list or not all(isinstance(name, str) for name in classes):
+            raise UserError(f"{foreign}classes is {classes!r:.60}, expected a list of names")
+        facts = {name: rest.pop(name, _DEFAULTS.get(name)) for name in _STORED}
+        for name, value in facts.items():
+            check(name, value, _STORED[name], foreign)
+        facts["segment_seconds"] = float(facts["segment_seconds"])
         return cls(
             tuple(classes),
-            width=take("width", None, lambda x: _is_positive(x, 16), "above 0 and at most 16"),
-            segment_seconds=float(take("segment_seconds", None, _is_positive, "above 0")),
+            **facts,
             logmel=_logmel(rest.pop("frontend", {}), where),
             name=str(rest.pop("name", "") or "model"),
-            output=choose("output", "sigmoid", OUTPUTS),
-            network=choose("network", MOBILENET_V2.name, ARCHITECTURES),
-            sample_rate=choose("sample_rate", SAMPLE_RATE, RATES),
             thresholds=None if tuned is None else Thresholds.from_json(tuned, classes, where),
             origin=rest,
         )
 
 
-def _are_names(value: Any) -> bool:
-    is_list = isinstance(value, list | tuple) and len(value) > 0
-    return is_list and all(isinstance(name, str) for name in value)
-
-
-def _is_positive(value: Any, most: float = 1e4) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= most
+# What a description says of fields, with an example; those without a default must be there.
+_STORED = {
+    "width": SettingInfo(float, 1.0, Rule(above=0, most=16), ""),
+    "segment_seconds": SettingInfo(float, 10.0, Rule(above=0, most=10_000), ""),
+    "output": SettingInfo(str, "sigmoid", Rule(choices=tuple(OUTPUTS)), ""),
+    "network": SettingInfo(str, MOBILENET_V2.name, Rule(choices=tuple(ARCHITECTURES)), ""),
+    "sample_rate": SettingInfo(int, SAMPLE_RATE, Rule(choices=RATES), ""),
+}
+_DEFAULTS = {"output": "sigmoid", "network": MOBILENET_V2.name, "sample_rate": SAMPLE_RATE}
 
 
 def _logmel(values: Any, where: object) -> LogMel:

@@ -38,7 +38,7 @@ class Relabeling(NamedTuple):
             self.task.source,
             self.task.segmentation,
             self.out,
-            teacher=self.task.opened.identity,
+            teacher=self.task.teacher.identity,
             batch_size=self.batch_size,
             rule=self.task.settings,
             shards=shards,

@@ -10,6 +10,7 @@ fitted:FILE.npz                  a classifier on the scores of others, by psl-ja
 mn:A.pt+tflite:B.tflite          the mean of several
 """
 
+import dataclasses
 import hashlib
 import importlib
 import inspect
@@ -29,7 +30,6 @@ from psl_jax.networks.trained_model import Model
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import is_remote, path_of
-from psl_jax.scoring.relabeling import TeacherIdentity
 from psl_jax.scoring.scorer import Scorer
 from psl_jax.scoring.settings import RelabelSettings
 from psl_jax.teachers import combined_teachers
@@ -53,22 +53,6 @@ class Part(NamedTuple):
 
     kind: str
     where: str  # its file, folder or function
-
-
-class OpenedTeacher(NamedTuple):
-    """A teacher for the data's classes.
-
-    Attributes:
-      teacher: the teacher, which has the data's classes.
-      weak: bool [classes], the classes that keep their weak labels; None: none.
-    """
-
-    teacher: Teacher
-    weak: np.ndarray | None
-
-    @property
-    def identity(self) -> TeacherIdentity:
-        return TeacherIdentity(self.teacher.digest, self.teacher.entries, self.weak)
 
 
 def parse_name(name: str | os.PathLike[str]) -> list[Part]:
@@ -231,7 +215,7 @@ def list_classes(name: str | os.PathLike[str], settings: RelabelSettings) -> tup
 
 def open_teacher(
     name: str | os.PathLike[str], classes: Sequence[str], settings: RelabelSettings | None = None
-) -> OpenedTeacher:
+) -> Teacher:
     """Opens the teacher of a name for the data's classes. Raises UserError.
 
     settings: how classes are matched, and several teachers joined (default: the paper's way).
@@ -255,7 +239,9 @@ def open_teacher(
     teacher = teachers[0]
     if len(teachers) > 1:
         teacher = combined_teachers.average(teachers, has_class)
-    return OpenedTeacher(teacher, weak if settings.unmapped == "weak" and weak.any() else None)
+    if settings.unmapped == "weak" and weak.any():
+        teacher = dataclasses.replace(teacher, weak_classes=weak)
+    return teacher
 
 
 def adapt_to_classes(

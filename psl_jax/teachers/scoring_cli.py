@@ -19,7 +19,7 @@ from psl_jax.scoring.evaluation import AnySegmentation
 from psl_jax.scoring.scorer import SegmentScorer
 from psl_jax.scoring.settings import RelabelSettings
 from psl_jax.teachers import combined_teachers, open_teacher
-from psl_jax.teachers.open_teacher import OpenedTeacher, parse_name
+from psl_jax.teachers.open_teacher import parse_name
 from psl_jax.teachers.teacher import Teacher
 from psl_jax.teachers.transformers_teacher import is_repository
 
@@ -95,14 +95,10 @@ _BYTES_PER_SAMPLE = 6  # at least: int16, and float32 for the front end
 class Task(NamedTuple):
     """A teacher for the classes of the data, and the split that it scores."""
 
-    opened: OpenedTeacher
+    teacher: Teacher
     source: Source
     segmentation: Segmentation
     settings: RelabelSettings
-
-    @property
-    def teacher(self) -> Teacher:
-        return self.opened.teacher
 
     def choose_segmentation(self, segments: str) -> AnySegmentation:
         """Returns the segments, or for "whole" and a model of ours whole clips of any length."""
@@ -125,9 +121,9 @@ def open_task(arguments: argparse.Namespace, segments: str) -> Task:
     if not source.index.classes:
         classes = open_teacher.list_classes(name, settings)
         source = source.with_index(source.index.with_classes(classes))
-    opened = open_teacher.open_teacher(name, source.index.classes, settings)
-    segmentation = Segmentation(_parse_seconds(segments, opened.teacher, source))
-    return Task(opened, source, segmentation, settings)
+    teacher = open_teacher.open_teacher(name, source.index.classes, settings)
+    segmentation = Segmentation(_parse_seconds(segments, teacher, source))
+    return Task(teacher, source, segmentation, settings)
 
 
 def open_raw_task(
@@ -146,9 +142,8 @@ def open_raw_task(
         place = os.path.abspath(part.where) if is_path else part.where
         entries.append({"kind": part.kind, "where": place, "digest": teacher.digest})
         teachers.append(teacher)
-    opened = OpenedTeacher(combined_teachers.join(teachers), None)
     segmentation = Segmentation(_parse_seconds(segments, teachers[0], source))
-    return Task(opened, source, segmentation, settings), entries
+    return Task(combined_teachers.join(teachers), source, segmentation, settings), entries
 
 
 def _make_settings(arguments: argparse.Namespace) -> RelabelSettings:

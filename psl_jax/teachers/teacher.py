@@ -9,6 +9,7 @@ import numpy as np
 from psl_jax.data.label_manifest import LabelRule
 from psl_jax.networks.trained_model import Model
 from psl_jax.runtime.errors import UserError
+from psl_jax.scoring.relabeling import TeacherIdentity
 from psl_jax.scoring.scorer import SegmentScorer
 
 AUDIOSET_SECONDS = 10.0  # taggers of AudioSet are trained on clips of this length
@@ -30,6 +31,7 @@ class Teacher:
       segment_seconds: length of the audio that it was trained on.
       output: "softmax" where its classes exclude each other.
       model: the model of a teacher of ours.
+      weak_classes: bool [classes], those that keep their weak labels; None: none.
     """
 
     name: str
@@ -42,6 +44,11 @@ class Teacher:
     segment_seconds: float = AUDIOSET_SECONDS
     output: str = "sigmoid"
     model: Model | None = None
+    weak_classes: np.ndarray | None = None
+
+    @property
+    def identity(self) -> TeacherIdentity:
+        return TeacherIdentity(self.digest, self.entries, self.weak_classes)
 
     def make_scorer(self, rule: LabelRule = _DEFAULT_RULE) -> SegmentScorer:
         """Makes a scorer of segments on this process's devices."""

@@ -41,10 +41,9 @@ CLASSES, BATCH, SAMPLES, STEPS, RATE = 5, 16, 4000, 2, 1e-4
 mobilenetv2.INVERTED_RESIDUALS = (
     (1, 16, 1, 1),
     (6, 24, 2, 2),
-    (6, 32, 1, 2),
 )
 
-mobilenetv2.NUM_HALVINGS = 3  # that are left
+mobilenetv2.NUM_HALVINGS = 2  # that are left
 
 TEACHER = Augmentation(
     gain_probability=0.5,

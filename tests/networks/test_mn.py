@@ -235,8 +235,8 @@ def test_a_description_names_its_network():
     assert ModelInfo.from_json(described, "model.json") == info
     for change, words in (
         ({"network": "resnet", "format_version": 9}, "version 9, .* install a newer one"),
-        ({"network": "resnet"}, r"network is 'resnet', expected one of \['mobilenet_v2', 'mn'\]"),
-        ({"sample_rate": 8_000}, r"sample_rate is 8000, expected one of \[16000, 32000\]"),
+        ({"network": "resnet"}, r"network is 'resnet', expected one of mobilenet_v2, mn"),
+        ({"sample_rate": 8_000}, r"sample_rate is 8000, expected one of 16000, 32000"),
     ):
         with pytest.raises(UserError, match=rf"model\.json .*{words}"):
             ModelInfo.from_json(described | change, "model.json")

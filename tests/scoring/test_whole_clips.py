@@ -113,7 +113,7 @@ def test_scores_are_those_of_one_clip_at_a_time_and_programs_are_few(scorer, sou
     assert not later
     np.testing.assert_array_equal(found, again)
     alone = []
-    for audio in source.audio:
+    for audio in source.audio[:4]:  # each of another length, and compiled for it
         batch = {
             "audio": audio[None],
             "num_samples": np.array([len(audio)], np.int32),
@@ -122,7 +122,7 @@ def test_scores_are_those_of_one_clip_at_a_time_and_programs_are_few(scorer, sou
         ((_, probabilities),) = scorer([batch])
         alone.append(probabilities[0])
     assert np.std(alone, axis=0).min() > 1e-3  # they differ by what is heard
-    np.testing.assert_allclose(found, alone, atol=1e-5)
+    np.testing.assert_allclose(found[:4], alone, atol=1e-5)
 
 
 def test_with_padding_counted_all_are_padded_to_the_longest(source):

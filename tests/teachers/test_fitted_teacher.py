@@ -103,7 +103,7 @@ def test_it_learns_classes_that_the_tagger_lacks(folder, tmp_path, capsys):
 
 
 def test_its_scores_are_the_classifiers_of_the_taggers_logits(folder):
-    teacher = open_teacher.open_teacher(folder / "f.npz", ("class 1", "class 0")).teacher
+    teacher = open_teacher.open_teacher(folder / "f.npz", ("class 1", "class 0"))
     raw = open_teacher.load_teacher(open_teacher.Part("onnx", str(folder / "t.onnx")))
     batch = synthetic_data.make_quiet_batch(16_000, 2, 3)
     ((_, scores),) = teacher.make_scorer()([batch])

@@ -202,7 +202,7 @@ def test_our_exports_say_what_they_are(tmp_path, kind):
     ((_, expected),) = open_teacher.make_own_teacher(model).make_scorer()([batch])
     assert expected.std() > 0.05
     np.testing.assert_allclose(scores_of(teacher, batch), expected, atol=1e-3)
-    one = open_teacher.open_teacher(str(path), model.classes[1:]).teacher
+    one = open_teacher.open_teacher(str(path), model.classes[1:])
     assert one.classes == model.classes[1:]
     softmax = dataclasses.replace(teacher, output="softmax")
     with pytest.raises(UserError, match="with one softmax"):

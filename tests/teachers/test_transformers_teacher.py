@@ -165,7 +165,7 @@ def test_scores_are_those_of_the_pipeline(tmp_path, network, rate, data_rate, se
         problem_type = f"{problem}_classification"
         name = save(tmp_path / "model", network, rate, problem_type=problem_type)
     mapping = RelabelSettings(trust_remote_code=network == "own_code")
-    teacher = open_teacher.open_teacher(name, NAMES, mapping).teacher
+    teacher = open_teacher.open_teacher(name, NAMES, mapping)
     assert teacher.classes == NAMES and teacher.rate == rate
     audio = make_noise(3, seconds * data_rate / 16_000)
     expected = run_pipeline(name, audio / np.float32(32_768), rate, output, data_rate)
@@ -197,19 +197,19 @@ def test_what_makes_probabilities(tmp_path):
         open_teacher.open_teacher(name, NAMES)
     audio = make_noise(2, 1.0)
     for output in ("sigmoid", "softmax"):
-        teacher = open_teacher.open_teacher(f"{name}:{output}", NAMES).teacher
+        teacher = open_teacher.open_teacher(f"{name}:{output}", NAMES)
         expected = run_pipeline(name, audio / np.float32(32_768), 16_000, output)
         np.testing.assert_allclose(score(teacher, audio), expected, atol=1e-5)
     by_itself = save_own_code(tmp_path / "model", ".sigmoid()")
     trusted = RelabelSettings(trust_remote_code=True)
     with pytest.raises(UserError, match=r"look like probabilities.*model:none"):
         open_teacher.open_teacher(by_itself, NAMES, trusted)
-    teacher = open_teacher.open_teacher(f"{by_itself}:none", NAMES, trusted).teacher
+    teacher = open_teacher.open_teacher(f"{by_itself}:none", NAMES, trusted)
     expected = run_pipeline(by_itself, audio / np.float32(32_768), 16_000, "none")
     np.testing.assert_allclose(score(teacher, audio), expected, atol=1e-5)
     labels = dict(enumerate(f"LABEL_{number}" for number in range(527)))
     many = save(tmp_path / "audioset", "ast", id2label=labels)
-    teacher = open_teacher.open_teacher(many, audioset_classes()).teacher
+    teacher = open_teacher.open_teacher(many, audioset_classes())
     assert not np.allclose(score(teacher, audio).sum(axis=1), 1)
     reversed_names = audioset_classes()[::-1]
     (tmp_path / "audioset.classes.csv").write_text(
@@ -241,7 +241,7 @@ def test_a_softmax_needs_all_of_its_classes(tmp_path):
     class_map = tmp_path / "map.csv"
     class_map.write_text("class,teacher_class\nanimal,Dog\nanimal,Cat\n")
     mapping = RelabelSettings(class_map=str(class_map))
-    teacher = open_teacher.open_teacher(name, ["animal", NAMES[1]], mapping).teacher
+    teacher = open_teacher.open_teacher(name, ["animal", NAMES[1]], mapping)
     audio = make_noise(2, 1.0)
     expected = run_pipeline(name, audio / np.float32(32_768), 16_000, "softmax")
     expected = np.stack([expected[:, [0, 2]].max(axis=1), expected[:, 1]], axis=1)
@@ -278,7 +278,7 @@ def test_commands_use_them(tmp_path, capsys):
     assert json.loads((tmp_path / "narrow/manifest.json").read_text())["dtype"] == "bfloat16"
     run(evaluate, *options, f"--out={tmp_path / 'scores'}")
     run(fit, "--split=eval", f"--out={tmp_path / 'fitted.npz'}")
-    fitted = open_teacher.open_teacher(tmp_path / "fitted.npz", index.classes).teacher
+    fitted = open_teacher.open_teacher(tmp_path / "fitted.npz", index.classes)
     assert score(fitted, make_noise(2, 1.0)).shape == (2, 3)
     run(classes, f"--out={tmp_path / 'draft.csv'}")
     assert "3 without any" in capsys.readouterr().out

@@ -101,6 +101,20 @@ def test_events_hold_the_values(tmp_path):
     assert [e.step for e in events if e.session_log.status == restart] == [5]
 
 
+def test_pytorch_is_not_imported_and_can_be_later(tmp_path):
+    pytest.importorskip("tensorboardX")
+    (tmp_path / "torch.py").write_text("TENSOR = 1")
+    program = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from psl_jax.training.metric_log import MetricLog\n"
+        f"with MetricLog({str(tmp_path)!r}) as log: log.write(1, {{'loss': 1}})\n"
+        "assert 'tensorboardX' in sys.modules and 'torch' not in sys.modules\n"
+        "import torch; assert torch.TENSOR"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert list((tmp_path / "tb").iterdir())
+
+
 def test_without_tensorboardx_and_without_tensorflow(tmp_path):
     program = (
         "import sys; sys.modules['tensorboardX'] = None\n"
