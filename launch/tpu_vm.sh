@@ -51,6 +51,7 @@ fail() {
 # These do not become better by waiting.
 lasting='INVALID_ARGUMENT|PERMISSION_DENIED|NOT_FOUND|ALREADY_EXISTS|UNAUTHENTICATED|[Qq]uota'
 lasting+='|unrecognized arguments|Invalid (choice|value)|argument .*required|credentials'
+lasting+='|command not found|not properly specified|active account' # gcloud itself, and its project
 lasting+='|is not installed here|still running' # by `run` and `stop`
 
 told=$(mktemp) # gcloud's last messages
@@ -332,7 +333,7 @@ supervise() {
 # Ends where psl_jax would reject an option: before anything that is paid for is created. Which
 # options there are stands in the program's source, as it need not be installed here.
 check_arguments() {
-  local argument sources=("psl_jax/commands/$module.py") known=''
+  local argument before='' sources=("psl_jax/commands/$module.py") known=''
   [ "$module" != main ] || sources=(psl_jax/main.py)
   [ -f "${sources[0]}" ] || fail "--command is '$module': there is no command $module"
   if [ "$module" = main ]; then
@@ -345,6 +346,9 @@ check_arguments() {
   for argument; do
     [[ ! $argument =~ ^--?([a-z][^=]*) || ${BASH_REMATCH[1]} =~ ^(no)?($known)$ ]] ||
       fail "unknown option '$argument' of psl-jax $module; the options of $0 stand before it"
+    [[ $module != main || $argument == -* || $before == -* && $before != *=* ]] ||
+      fail "'$argument' is no option of psl-jax main"
+    before=$argument
   done
 }
 
@@ -391,6 +395,7 @@ case $command in
   create | install | run | logs | status | stop | supervise | delete | all | ssh) ;;
   *) fail "usage: $0 create|install|run|logs|status|stop|supervise|all|ssh|delete [OPTIONS] ..." ;;
 esac
+[[ $max_restarts =~ ^[0-9]+$ ]] || fail "--max_restarts is '$max_restarts', expected a number"
 [ "${NAME:-}" ] || fail "--name or NAME is missing: what the TPU VM is to be called"
 [ "${ZONE:-}" ] || fail "--zone or ZONE is missing, such as us-east5-b"
 where=(--zone="$ZONE")

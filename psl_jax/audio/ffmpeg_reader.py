@@ -150,7 +150,7 @@ class FFmpegReader(Reader):
             raise DecodeError("truncated", detail)
         if self._is_cut_off or self._lacks_last_ogg_page() or self._is_cut_avi():
             raise DecodeError("truncated", f"cut off after {self._seconds:.2f} s")
-        check_alone(self._file, self._seconds)
+        check_alone(self._file, self._seconds, self._read_to)
 
     def _stated_seconds(self) -> float | None:
         """Returns the container's length; None where FFmpeg estimated it from the bytes."""

@@ -13,7 +13,16 @@ CUT_TOLERANCE_SECONDS = 0.1
 MIN_RATE, MAX_RATE = 1000, 1_000_000  # Hz; a header with another rate is wrong
 MAX_CHANNELS = 64
 
-_FLAC_HEADER = b"fLaC\0\0\0\x22"  # and the size of the first block
+# Of a file's beginning: the bytes that stand there alone, too many to be met with in its sound.
+_HEADER_BYTES = {
+    b"fLaC": 8,
+    b"RF64": 8,
+    b"caff": 12,
+    b".snd": 8,
+    b"FLV\1": 9,
+    b"TTA1": 8,
+    b"Crea": 20,
+}
 
 BLOCK_SAMPLES = 1 << 18  # of all channels together: 1 MiB of float32 at a time
 
@@ -74,23 +83,46 @@ def check_form(rate: Any, channels: int) -> None:
         raise DecodeError("undecodable", f"{channels} channels, expected 1 to {MAX_CHANNELS}")
 
 
-def check_alone(file: IO[bytes], seconds: float) -> None:
-    """Raises DecodeError where another file follows, as after `cat`; decoders end there."""
+def check_alone(file: IO[bytes], seconds: float, read_to: int = 0) -> None:
+    """Raises DecodeError where another file follows, as after `cat`; decoders end there.
+
+    read_to: byte up to which the decoder read, where it may go on in another file.
+    """
     file.seek(0)
-    name, size = file.read(4), file.read(4)
+    start = file.read(20)
+    name, size = start[:4], start[4:8]
     is_alone = True
-    if name == b"fLaC":
+    if name in _HEADER_BYTES:
         file.seek(0)
-        num_headers, tail = 0, b""
+        header, num_headers, tail = start[: _HEADER_BYTES[name]], 0, b""
         while block := file.read(1 << 20):
-            num_headers += (tail + block).count(_FLAC_HEADER)
-            tail = block[1 - len(_FLAC_HEADER) :]
+            num_headers += (tail + block).count(header)
+            tail = block[1 - len(header) :]
         is_alone = num_headers == 1
     elif name in (b"RIFF", b"FORM"):
         file.seek(8 + int.from_bytes(size, "little" if name == b"RIFF" else "big"))
-        is_alone = file.read(4) != name
+        following = file.read(12)
+        is_alone = following[:4] != name or following[8:] == b"AVIX"  # a long AVI goes on in it
+    elif start[4:8] == b"ftyp":
+        is_alone = not any(box == b"ftyp" for box in _list_boxes(file, read_to))
     if not is_alone:
         raise DecodeError("truncated", f"another file begins after {seconds:.2f} s: part them")
+
+
+def _list_boxes(file: IO[bytes], start: int) -> Iterator[bytes]:
+    """Yields the names of an MP4 file's boxes from the byte `start` on, but the first one."""
+    place = 0
+    while True:
+        file.seek(place)
+        header = file.read(16)
+        size = int.from_bytes(header[:4], "big")
+        if place and place >= start:
+            yield header[4:8]
+        if size == 1:  # then 64 bits follow
+            size = int.from_bytes(header[8:], "big")
+        if size < 8:  # the last box, or none
+            return
+        place += size
 
 
 def average_channels(data: np.ndarray) -> np.ndarray:

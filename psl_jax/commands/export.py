@@ -100,10 +100,10 @@ def export(
             runner, model, signals=signals, takes_waveforms=options.waveform
         )
         check_difference(difference, name, quantized=options.quantize)
-        for written in path_of(folder).iterdir():
+        for written in list(path_of(folder).iterdir()):
             target = out.parent / written.name
-            if target.is_dir():
-                remove_tree(target)
+            if target.is_dir():  # renamed first: killed here, no half of it is left
+                os.replace(target, path_of(folder) / "former")
             os.replace(written, target)
     return difference
 

@@ -25,6 +25,7 @@ from psl_jax.networks.trained_model import DEFAULT_THRESHOLD, Model
 from psl_jax.reporting import model_card
 from psl_jax.runtime import cli_entry, disk_errors, distributed, files
 from psl_jax.runtime.errors import MissingPackageError, UserError
+from psl_jax.runtime.paths import absolute
 from psl_jax.tagging import tagging_cli
 from psl_jax.weights.load_model import load_model
 
@@ -63,7 +64,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: argparse.Namespace) -> None:
     """Writes the folder, and prints what is in it."""
     distributed.configure()
-    out = pathlib.Path(arguments.out)
+    out = absolute(arguments.out)
     _refuse_foreign(out)
     disk_errors.check_writable(out.parent, "--out")
     model = load_model(arguments.model)
@@ -77,13 +78,14 @@ def main(arguments: argparse.Namespace) -> None:
         folder = pathlib.Path(temporary) / out.name
         folder.mkdir()
         written, missing = publish(model, arguments.model, folder, licence, arguments.use)
-        shutil.rmtree(out, ignore_errors=True)
+        if out.exists():  # renamed first: killed here, no half of it is left
+            os.replace(out, pathlib.Path(temporary) / "former")
         os.replace(folder, out)
     for name, what in written.items():
         print(f"  {name:26} {what}")
     for line in missing:
         print(line)
-    print(f"{out}: look through its README.md before it is uploaded")
+    print(f"{arguments.out}: look through its README.md before it is uploaded")
 
 
 def publish(

@@ -24,8 +24,9 @@ from psl_jax.data.source import Source, open_folder
 from psl_jax.networks.trained_model import Model, Thresholds
 from psl_jax.reporting import result_tables
 from psl_jax.reporting.result_tables import Table
-from psl_jax.runtime import cli_entry, distributed, files, run_files
+from psl_jax.runtime import cli_entry, disk_errors, distributed, files, run_files
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import path_of
 from psl_jax.tagging import tagging_cli, threshold_tuning
 from psl_jax.tagging.events import EventSettings
 from psl_jax.tagging.tagger import Tagger
@@ -81,12 +82,15 @@ def main(arguments: argparse.Namespace) -> None:
     model = load_model(arguments.model)
     if not arguments.dry_run:
         orbax_folder.check_thresholds_writable(arguments.model)
+    if arguments.csv:
+        disk_errors.check_writable(path_of(arguments.csv).parent, "--csv")
     source = _open_source(arguments)
     index, unit = source.index, threshold_tuning.choose_unit(source.index)
     tuning = threshold_tuning.tune(_count_scores(model, arguments, source), unit)
     header, rows = _tabulate_classes(index.classes, tuning)
     if arguments.csv:
         files.write_csv(arguments.csv, header, rows)
+    stored_in = None if arguments.dry_run else _store(model, arguments, index, tuning)
     print("\n".join(_describe_tuning(index, tuning, header, rows)))
     if num_others := len(set(model.classes) - set(index.classes)):
         print(
@@ -99,21 +103,27 @@ def main(arguments: argparse.Namespace) -> None:
             f"note: the model was trained on split {arguments.split!r}: it is surer of these clips "
             "than of others, and these figures are too good. Tune on others"
         )
-    if not arguments.dry_run:
-        by_class = dict(zip(index.classes, map(float, tuning.thresholds), strict=True))
-        tuned_on = {
-            "split": index.split,
-            "clips": _count_clips(index, unit),
-            "clip_ids_sha256": index.ids_sha256,
-            "f1_of": unit,
-            "median_filter": arguments.median_filter,
-            "model_digest": model.digest,
-        }
-        values = tuple(by_class.get(name, tuning.common) for name in model.classes)
-        thresholds = Thresholds(values, tuned_on)
-        print(f"stored in {orbax_folder.store_thresholds(arguments.model, thresholds)}")
+    if stored_in:
+        print(f"stored in {stored_in}")
     if arguments.csv:
         print(f"all classes in {arguments.csv}")
+
+
+def _store(
+    model: Model, arguments: argparse.Namespace, index: ClipIndex, tuning: TuningResult
+) -> object:
+    """Stores the thresholds with the model; returns where."""
+    by_class = dict(zip(index.classes, map(float, tuning.thresholds), strict=True))
+    tuned_on = {
+        "split": index.split,
+        "clips": _count_clips(index, tuning.unit),
+        "clip_ids_sha256": index.ids_sha256,
+        "f1_of": tuning.unit,
+        "median_filter": arguments.median_filter,
+        "model_digest": model.digest,
+    }
+    values = tuple(by_class.get(name, tuning.common) for name in model.classes)
+    return orbax_folder.store_thresholds(arguments.model, Thresholds(values, tuned_on))
 
 
 def _open_source(arguments: argparse.Namespace) -> Source:

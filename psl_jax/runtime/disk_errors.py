@@ -48,6 +48,11 @@ def plain_disk_errors(path: str | os.PathLike[str], advice: str) -> Iterator[Non
         logger.removeFilter(_is_not_of_orbax)
 
 
+def is_full(error: Exception) -> bool:
+    """Whether an error of any library says that a disk is full."""
+    return _errno(error) in _FULL
+
+
 def write_output(text: str) -> None:
     """Writes to standard output at once. Raises UserError (a full disk) or BrokenPipeError."""
     try:

@@ -82,12 +82,38 @@ def test_a_tag_behind_the_audio_is_none(tmp_path, name):
     assert len(decoding.decode(path).samples) == pytest.approx(whole, abs=600)
 
 
-@pytest.mark.parametrize("suffix", ["wav", "aiff", "flac"])
-def test_another_file_behind_the_first_is_found(tmp_path, suffix):
-    path = audio_files.write(tmp_path / f"x.{suffix}", audio_files.tone(1.0))
+@pytest.mark.parametrize("file_format", ["WAV", "AIFF", "FLAC", "RF64", "CAF", "AU", "VOC"])
+def test_another_file_behind_the_first_is_found(tmp_path, file_format):
+    path = audio_files.write(tmp_path / "x", audio_files.tone(1.0), format=file_format)
     path.write_bytes(path.read_bytes() * 2)
     with pytest.raises(DecodeError, match=r"another file begins after 1\.00 s"):
         decoding.decode(path)
+
+
+@pytest.mark.parametrize("name", ["aac.mp4", "film.flv"])
+def test_another_file_behind_one_of_ffmpeg_is_found(tmp_path, name):
+    write(tmp_path / name)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes() * 2)
+    with pytest.raises(DecodeError, match="another file begins after"):
+        decoding.decode(tmp_path / name)
+
+
+def test_a_long_avi_goes_on_in_a_second_part(tmp_path):
+    path = tmp_path / "film.avi"
+    write(path)
+    whole = len(decoding.decode(path).samples)
+    path.write_bytes(path.read_bytes() + b"RIFF\4\0\0\0AVIX")
+    assert len(decoding.decode(path).samples) == whole
+
+
+def test_a_flac_may_have_one_block_before_its_sound(tmp_path):
+    path = audio_files.write(tmp_path / "x.flac", audio_files.tone(1.0))
+    content = path.read_bytes()
+    start, block = 42, content[42:46]  # behind fLaC and STREAMINFO: comments, the last block
+    assert block[0] == 0x84
+    sound = content[start + 4 + int.from_bytes(block[1:], "big") :]
+    path.write_bytes(b"fLaC\x80" + content[5:start] + sound)
+    assert len(decoding.decode(path).samples) == 16_000
 
 
 def test_a_film_without_sound_and_a_broken_one(tmp_path):

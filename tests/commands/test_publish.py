@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import pathlib
 import re
 import subprocess
 import sys
@@ -148,3 +149,32 @@ def test_what_is_missing_is_asked_for(tmp_path):
     (other / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(UserError, match="holds something else"):
         publish.main(publish.parse(["publish", run, f"--out={other}", "--licence=x"]))
+
+
+def test_killed_while_it_replaces_a_folder_no_half_of_it_is_left(tmp_path, monkeypatch):
+    out = tmp_path / "out"
+
+    def write(model, run, folder, *_):
+        for name in ("config.json", "model.safetensors", "README.md"):
+            (folder / name).write_text('{"model_type": "psl_jax"}')
+        return {}, []
+
+    def die(path, *_, **__):
+        next(path for path in sorted(pathlib.Path(path).rglob("*")) if path.is_file()).unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(publish, "publish", write)
+    arguments = [tagging.save(tmp_path / "run"), f"--out={out}", "--licence=x"]
+    publish.main(publish.parse(["publish", *arguments]))
+    monkeypatch.setattr("shutil.rmtree", die)
+    with pytest.raises(KeyboardInterrupt):
+        publish.main(publish.parse(["publish", *arguments]))
+    assert len(list(out.iterdir())) == 3
+
+
+def test_the_working_directory_may_be_the_folder(tmp_path, monkeypatch):
+    run = tagging.save(tmp_path / "run")
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    monkeypatch.setattr(publish, "publish", lambda *_: ({}, []))
+    publish.main(publish.parse(["publish", run, "--out=.", "--licence=x"]))

@@ -22,7 +22,8 @@ def cloud(tmp_path):
     one("delete")  # ends what runs
 
 
-AWKWARD = ["--config=configs/my config.py", "it's", 'say "hi"', "$HOME `ls` \\n", "a\nb", "*", ""]
+AWKWARD = ["--config=configs/my config.py", "--workdir", "it's", "--seeds", 'say "hi"']
+AWKWARD += ["--stage", "$HOME `ls` \\n", "--folds", "a\nb", "--config.name", "*", "--config.x", ""]
 
 
 def test_from_creation_to_deletion(cloud):
@@ -173,6 +174,15 @@ def test_lasting_errors_are_not_tried_again(cloud):
 
 
 @pytest.mark.parametrize(
+    "words", ["gcloud: command not found", "The [x] resource is not properly specified"]
+)
+def test_a_gcloud_that_cannot_work_is_not_waited_for(cloud, words):
+    (cloud.folder / "bin" / "gcloud").write_text(f"#!/bin/bash\necho '{words}' >&2; exit 1\n")
+    done = cloud("supervise", "--config=x")
+    assert done.returncode == 1 and words in done.stderr
+
+
+@pytest.mark.parametrize(
     "command", ["create", "install", "run", "supervise", "stop", "delete", "ssh"]
 )
 def test_a_dry_run_calls_nothing(cloud, command):
@@ -209,6 +219,11 @@ def test_what_is_missing_or_wrong_is_named(cloud, arguments, environment, told):
         (["supervise", "--spot", "--config=x", "-h"], ""),
         (["supervise", "--spott", "--config=x"], "unknown option '--spott' of psl-jax main"),
         (["run", "--config=x", "--split=eval"], "unknown option '--split=eval' of psl-jax main"),
+        (["supervise", "--config=x", "train.max_steps=3"], "'train.max_steps=3' is no option of"),
+        (
+            ["supervise", "--max_restarts=x", "--config=x"],
+            "--max_restarts is 'x', expected a",
+        ),
         (["run", "--command=relabl", "m"], "there is no command relabl"),
         (["create", "--spott"], "create: unknown argument '--spott'"),
     ],

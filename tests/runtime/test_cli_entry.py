@@ -90,6 +90,20 @@ def test_errors_that_a_user_can_mend_are_one_message():
     assert (process.returncode, out, err) == (2, "", "\nerror: clip 7 is damaged\n")
 
 
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ("open('/no/such/file')", "/no/such/file: No such file or directory"),
+        ("import os; os.mkdir('/dev/null/x')", "/dev/null/x: Not a directory"),
+        ("raise OSError(28, 'No space left on device')", "a disk: No space left on device"),
+    ],
+)
+def test_what_the_disk_refuses_is_one_message(body, told):
+    with run(body) as process:
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (2, f"\nerror: {told}\n")
+
+
 def test_what_a_terminal_cannot_show_does_not_end_the_work(monkeypatch):
     monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
     process = run("print('→ done')")

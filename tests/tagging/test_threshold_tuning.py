@@ -168,6 +168,19 @@ def test_command_stores_what_tagging_uses(data, tmp_path, capsys):
         tags.events({"cat": 0.5})
 
 
+def test_thresholds_are_stored_before_they_are_printed(data, tmp_path, monkeypatch):
+    """Where nobody reads on, as with `| head -1`, they are there all the same."""
+    model = tagging.save(tmp_path / "run")
+
+    def break_pipe(*_, **__):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("builtins.print", break_pipe)
+    with pytest.raises(BrokenPipeError):
+        thresholds.main(thresholds.parse(["thresholds", model, str(data), "--split=val"]))
+    assert load_model(model).info.thresholds is not None
+
+
 def test_decisions_of_people_correct_the_labels_but_no_true_events(data, tmp_path, monkeypatch):
     table = tmp_path / "corrections.csv"
     table.write_text("filename,onset,offset,label,decision,who,when\n-clip_0,0,3,dog,yes,ann,\n")
