@@ -1,4 +1,4 @@
-"""A published folder: loads here and in PyTorch alone, and its card says what is known."""
+"""A published folder: loads here and in transformers alone, and its card says what is known."""
 
 import csv
 import json
@@ -14,7 +14,6 @@ import tagging
 
 import psl_jax
 from psl_jax.commands import publish
-from psl_jax.exporting.check import make_synthetic_signal
 from psl_jax.networks.trained_model import Thresholds
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
@@ -91,26 +90,6 @@ def test_the_interval_is_the_bootstraps():
     ]
     assert low < value < high
     assert high - low == pytest.approx(3.92 * np.std(again), rel=0.2)
-
-
-def test_in_pytorch_without_this_package(published):
-    pytest.importorskip("torch")
-    folder, _ = published
-    audio = make_synthetic_signal(2.0)[None]
-    np.save(folder / "audio.npy", audio)
-    code = (
-        "import sys; sys.modules['psl_jax'] = None; sys.modules['jax'] = None\n"
-        "import numpy as np, torch; from audio_tagger import AudioTagger\n"
-        "model = AudioTagger.from_folder('.')\n"
-        "clip, frames = model(torch.from_numpy(np.load('audio.npy')))\n"
-        "np.save('frames.npy', frames.detach().numpy()); print(model.labels[1], model.thresholds)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
-    )
-    assert done.stdout == f"siren {THRESHOLDS}\n"
-    expected = tagging.network_alone(audio[0])
-    np.testing.assert_allclose(np.load(folder / "frames.npy")[0], expected, atol=1e-4)
 
 
 def test_in_transformers_without_this_package(published):
