@@ -7,9 +7,9 @@
 The same command continues a relabeling that was stopped. Several processes can share one
 (--distributed), or workers of a Beam pipeline, which join and leave (--beam_options). The data may
 have fewer classes than the teacher, in another order: classes are matched by name, or by
---class_map. docs/TEACHERS.md describes other taggers, and means of several:
+--class_map. docs/TEACHERS.md describes other taggers:
 
-    psl-jax relabel mn:mn10_as.pt+tflite:yamnet.tflite DATA --class_map=CLASSES.csv ...
+    psl-jax relabel tflite:yamnet.tflite DATA --class_map=CLASSES.csv ...
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Makes teachers of others: mapped to the data's classes, the mean of several, side by side."""
+"""Makes teachers of others: mapped to the data's classes, several side by side."""
 
 import dataclasses
 import functools
@@ -78,27 +78,6 @@ def map_classes(teacher: Teacher, classes: Sequence[str], columns: Columns) -> T
         digest=files.json_digest([teacher.digest, list(classes), [list(c) for c in columns]]),
         entries=[entry | {"mapped_classes": num_mapped} for entry in teacher.entries],
         summary=f"{teacher.summary}, {num_mapped} of them mapped",
-    )
-
-
-def average(teachers: Sequence[Teacher], has_class: np.ndarray) -> Teacher:
-    """Makes the mean of teachers of the same classes.
-
-    has_class: bool [teachers, classes], those that a teacher has. A class that all lack scores 0.
-    """
-    weights = has_class.astype(np.float64)
-    shares = (weights / np.maximum(weights.sum(axis=0), 1))[:, None]
-    digest = files.json_digest([[t.digest for t in teachers], weights.tolist(), "probabilities"])
-    return combine(
-        teachers,
-        lambda scores: (shares * np.stack(scores).astype(np.float64)).sum(0).astype(np.float32),
-        digest=digest,
-        entries=[
-            entry | {"weight": weight, "mean": "probabilities"}
-            for teacher, weight in zip(teachers, weights.max(axis=1).tolist(), strict=True)
-            for entry in teacher.entries
-        ],
-        summary=f"mean of {' + '.join(f'[{teacher.summary}]' for teacher in teachers)}",
     )
 
 

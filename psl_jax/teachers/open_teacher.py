@@ -7,7 +7,7 @@ onnx:FILE, tflite:FILE           a file of another runtime
 python:package.module:function   a callable
 transformers:USER/NAME           an audio classifier of transformers; also a folder
 fitted:FILE.npz                  a classifier on the scores of others, by psl-jax fit
-mn:A.pt+tflite:B.tflite          the mean of several
+mn:A.pt+tflite:B.tflite          several side by side, for psl-jax fit
 """
 
 import dataclasses
@@ -208,9 +208,9 @@ def _load_function(where: str) -> Teacher:
 
 
 def list_classes(name: str | os.PathLike[str], settings: RelabelSettings) -> tuple[str, ...]:
-    """The classes of the (first) teacher of a name. Raises UserError."""
-    first = parse_name(name)[0]
-    return load_teacher(first, trust_remote_code=settings.trust_remote_code).classes
+    """The classes of the teacher of a name. Raises UserError."""
+    part = parse_name(name)[0]
+    return load_teacher(part, trust_remote_code=settings.trust_remote_code).classes
 
 
 def open_teacher(
@@ -218,42 +218,33 @@ def open_teacher(
 ) -> Teacher:
     """Opens the teacher of a name for the data's classes. Raises UserError.
 
-    settings: how classes are matched, and several teachers joined (default: the paper's way).
+    settings: how classes are matched (default: by equal names).
     """
     settings = settings or RelabelSettings()
-    parts = parse_name(name)
-    class_map = settings.class_map
-    teachers, has_class = [], np.ones((len(parts), len(classes)), bool)
-    for number, part in enumerate(parts):
-        teacher = load_teacher(part, trust_remote_code=settings.trust_remote_code)
-        # Labels of a published file have its digest whatever the classes.
-        model = teacher.model if teacher.model and not class_map else None
-        if model and teacher.digest == model.digest and set(classes) <= set(teacher.classes):
-            teachers.append(make_own_teacher(model.for_classes(classes)))
-        else:
-            teacher, has_class[number] = adapt_to_classes(
-                teacher, classes, class_map=class_map, unmapped=settings.unmapped
-            )
-            teachers.append(teacher)
-    weak: np.ndarray = np.logical_not(has_class.any(axis=0))
-    teacher = teachers[0]
-    if len(teachers) > 1:
-        teacher = combined_teachers.average(teachers, has_class)
-    if settings.unmapped == "weak" and weak.any():
-        teacher = dataclasses.replace(teacher, weak_classes=weak)
-    return teacher
+    part, *others = parse_name(name)
+    if others:
+        raise UserError(
+            f"{os.fspath(name)} is several teachers: name one of them, or learn the data's classes "
+            "from the scores of all (psl-jax fit)"
+        )
+    teacher = load_teacher(part, trust_remote_code=settings.trust_remote_code)
+    # Labels of a published file have its digest whatever the classes.
+    model = teacher.model if teacher.model and not settings.class_map else None
+    if model and teacher.digest == model.digest and set(classes) <= set(teacher.classes):
+        return make_own_teacher(model.for_classes(classes))
+    return adapt_to_classes(teacher, classes, settings)
 
 
 def adapt_to_classes(
-    teacher: Teacher, classes: Sequence[str], *, class_map: str, unmapped: str
-) -> tuple[Teacher, np.ndarray]:
-    """Maps a teacher to the data's classes; bool [classes]: which of them it has."""
+    teacher: Teacher, classes: Sequence[str], settings: RelabelSettings
+) -> Teacher:
+    """Maps a teacher to the data's classes."""
     columns = match_classes(
         teacher.classes,
         classes,
         teacher.name,
-        class_map,
-        unmapped,
+        settings.class_map,
+        settings.unmapped,
         "Give a CSV class,teacher_class as class_map, or unmapped=weak (they keep their weak "
         "labels) or drop (0)",
     )
@@ -265,8 +256,10 @@ def adapt_to_classes(
             "the others alone have no probabilities. Give all of them in class_map, or "
             "learn the data's classes from its scores: psl-jax fit"
         )
-    has_class = np.array([bool(len(column)) for column in columns])
     is_same = [tuple(column) for column in columns] == [(k,) for k in range(len(teacher.classes))]
-    if is_same and teacher.model:
-        return teacher, has_class
-    return combined_teachers.map_classes(teacher, classes, columns), has_class
+    if not (is_same and teacher.model):
+        teacher = combined_teachers.map_classes(teacher, classes, columns)
+    lacks = np.array([not column for column in columns])
+    if settings.unmapped == "weak" and lacks.any():
+        teacher = dataclasses.replace(teacher, weak_classes=lacks)
+    return teacher

@@ -45,7 +45,8 @@ def make_parser(
     # launch/tpu_vm.sh reads the names of options from the source of these calls.
     parser = cli_entry.parser(program, doc)
     add: Callable[..., Any] = parser.add_argument
-    add("model", metavar="MODEL", help=f"{MODEL_HELP}; A+KIND:B: several of these")
+    several = "; A+KIND:B: several of these, side by side" if program == "fit" else ""
+    add("model", metavar="MODEL", help=f"{MODEL_HELP}{several}")
     add("data", metavar="DATA", help=cli_entry.DATA_HELP)
     add("--split", default=split, help=f"{_SPLIT_IS[program]} (default: {split})")
     add(
@@ -62,7 +63,7 @@ def make_parser(
     add("dtype")
     add("trust_remote_code")
     if has_class_maps:
-        group = parser.add_argument_group("taggers with other classes, and several taggers")
+        group = parser.add_argument_group("taggers with other classes")
         add = functools.partial(cli_entry.add_setting, group, RelabelSettings)
         add("class_map", metavar="CSV")
         without_labels = {

@@ -16,6 +16,7 @@ from psl_jax.data.segment_loader import reflect_end
 from psl_jax.exporting import export_options
 from psl_jax.exporting.export_options import Options
 from psl_jax.runtime.errors import UserError
+from psl_jax.scoring.settings import RelabelSettings
 from psl_jax.teachers import host_scorer, open_teacher
 
 
@@ -206,4 +207,4 @@ def test_our_exports_say_what_they_are(tmp_path, kind):
     assert one.classes == model.classes[1:]
     softmax = dataclasses.replace(teacher, output="softmax")
     with pytest.raises(UserError, match="with one softmax"):
-        open_teacher.adapt_to_classes(softmax, model.classes[1:], class_map="", unmapped="error")
+        open_teacher.adapt_to_classes(softmax, model.classes[1:], RelabelSettings())

@@ -169,5 +169,5 @@ def test_the_command_labels_short_last_segments_for_runs_that_have_them(data, tm
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     with pytest.raises(UserError, match=r"shortest_seconds differs: expected 0\.5, found 0\.0"):
         run(settings(data, **shared), tmp_path / "other", "relabel")
-    with pytest.raises(SystemExit):
+    with pytest.raises(UserError, match="--shortest_segment_seconds is nan"):
         relabel.parse(["relabel", *place, "--segment_seconds=1", "--shortest_segment_seconds=nan"])
