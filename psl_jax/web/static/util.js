@@ -54,7 +54,7 @@ export async function ask(path, options = {}) {
     response = await fetch(path, { ...options, headers });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw Object.assign(new Error("The server cannot be reached. Is it still running?"), { kind: "gone" });
+    throw Object.assign(new Error("The server cannot be reached. If it has ended, start it again: this page goes on."), { kind: "gone" });
   }
   if (response.ok) return response;
   const answer = await response.json().catch(() => ({ error: `The server answered ${response.status}.` }));
