@@ -1,8 +1,8 @@
 """The table of people's decisions on whether a class sounds in a segment.
 
 It has a line for each decision, in the order in which they were made. Of one person the last
-decision on a stretch of a recording counts; the line `undo` takes back the one before it. What
-follows for labels: `corrections`.
+decision on the same seconds of a recording counts; the line `undo` takes back the one before it.
+What follows for labels: `corrections`.
 """
 
 import collections
