@@ -35,7 +35,8 @@ from psl_jax.runtime.settings import check, flatten
 
 _SETTING = "--config."
 _CONFIG_ERRORS = (  # of a file that is none, or has mistakes
-    *(AttributeError, ImportError, LookupError, OSError, SyntaxError, TypeError, ValueError),
+    *(AssertionError, AttributeError, ImportError, LookupError, NameError, OSError),
+    *(SyntaxError, TypeError, ValueError),
 )
 _SWITCH = {"true": True, "1": True, "false": False, "0": False}
 _WORKDIR = flags.DEFINE_string(

@@ -138,6 +138,7 @@ def test_settings_of_the_command_line_have_the_type_of_the_setting(key, text, va
     [
         ("def get_config(:", r"cannot read the config: invalid syntax \(mine\.py, line 1\)"),
         ("import nothing_here", "cannot read the config: No module named 'nothing_here'"),
+        ("def get_config():\n  return nothing", "the config: name 'nothing' is not defined"),
         ("def get_config():\n  return 5", r"get_config\(\) gives 5, expected a ConfigDict"),
         ("def get_config():\n  return None", r"get_config\(\) gives None, expected a ConfigDict"),
         ("def get_config(a, b):\n  return 5", "mine.py: Error .* TypeError: .* missing 2 required"),

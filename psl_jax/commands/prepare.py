@@ -48,7 +48,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--describe",
         metavar="DIR",
         help="folder of a prepared data set (or its --data_dir if that holds only one): print what "
-        "is in it, and write it as an HTML page",
+        "is in it",
     )
     add(
         "--corpus",

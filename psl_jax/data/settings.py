@@ -50,7 +50,7 @@ class DataSettings:
         "column's name, or a pattern for file names such as 'site(\\d+)_'; empty: folder, or "
         "recording where folders are classes",
     )
-    num_folds: int = setting(
+    num_folds: int = operational(  # the splits are compared by their clips
         0,
         least=0,
         help="own_data: number of folds that recordings are split into for --folds, which asks for "

@@ -32,7 +32,7 @@ AMIN = 1e-10
 
 @dataclasses.dataclass(frozen=True)
 class LogMel:
-    """config.frontend: the log-mel spectrogram that networks take. Hashable."""
+    """config.frontend: the log-mel spectrogram that networks take."""
 
     top_db: float = setting(
         120.0,

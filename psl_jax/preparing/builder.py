@@ -103,11 +103,17 @@ class ClipBuilder:
             if not self.is_prepared() or self._added or self._record_folder.exists():
                 with _lock_folder(self._folder.parent):
                     self._complete(beam_options)
-        for split in split_index_files.splits(self.data_dir):
+        splits = split_index_files.splits(self.data_dir)
+        for split in splits:
             split_index_files.shard_paths(self.data_dir, split)
         report = preparation_report.read_report(self.data_dir)
         if report is None:
             raise UserError(f"{self.data_dir} has no report: {split_index_files.REMEDY}")
+        if lost_splits := sorted(report["splits"].keys() - set(splits)):
+            path = os.path.join(self.data_dir, split_index_files.UNIONS_NAME)
+            raise UserError(
+                f"{path} is missing, or lacks {', '.join(lost_splits)}: {split_index_files.REMEDY}"
+            )
         return report
 
     def _complete(self, beam_options: str | None) -> None:

@@ -164,7 +164,7 @@ class _Parser(argparse.ArgumentParser):
     """Does not list all options in an error."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}; {self.prog} --help explains them\n")
+        self.exit(2, f"{self.prog}: error: {message}; {self.prog} --help lists all options\n")
 
 
 def parser(name: str, doc: str) -> argparse.ArgumentParser:

@@ -128,6 +128,10 @@ def test_folders_are_classes_and_the_splits_are_kept(tmp_path, capsys):
     assert all(min(split["label_counts"].values()) for split in splits.values())
     assert "splits.csv has the split of each recording" in capsys.readouterr().out
     assert prepare(config(source_dir=str(source)), tmp_path) == data_dir
+    unions = (pathlib.Path(data_dir) / "unions.json").rename(tmp_path / "lost")
+    with pytest.raises(UserError, match=r"unions.json is missing, or lacks balanced: copy it"):
+        prepare(config(source_dir=str(source)), tmp_path)
+    unions.rename(pathlib.Path(data_dir) / "unions.json")
 
     rows = list(csv.reader((source / "splits.csv").read_text().splitlines()))[1:]
     table = "".join(f"{name},{'eval' if split == 'eval' else 'full'}\n" for name, split in rows)

@@ -121,6 +121,13 @@ READ = {
         "1250\t2000\t750\tHund\t\n2500\t4000\t1500\tHund\tSirene\n",
         [("a.wav", 1.25, 2, "Hund"), ("a.wav", 2.5, 4, "Hund"), ("a.wav", 2.5, 4, "Sirene")],
     ),
+    "elan: several files in a table": (
+        "all.txt",
+        "Begin Time - ss.msec\tEnd Time - ss.msec\tDuration - ss.msec\tbirds\tPath\tName\n"
+        "1.250\t2.000\t0.750\twren\t/x/a.eaf\ta.eaf\n"
+        "1.000\t2.000\t1.000\tcrow\t/x/an a.eaf\tan a.eaf\n",
+        [("a.wav", 1.25, 2, "wren"), ("an a.wav", 1, 2, "crow")],
+    ),
     "plain: clock times and a duration": (
         "events.csv",
         "file,start,duration (s),class\na,1:02.5,2,dog\nA.wav,0:01:10,1,cat\n",

@@ -14,7 +14,7 @@ from psl_jax.networks.mobilenetv2 import create
 from psl_jax.networks.trained_model import Model, ModelInfo
 from psl_jax.runtime import parallel
 from psl_jax.runtime.errors import UserError
-from psl_jax.training.checkpoints import TrainingCheckpoints
+from psl_jax.training.checkpoints import TrainingCheckpoints, average
 from psl_jax.training.loop import EarlyStop
 from psl_jax.training.step import TrainState, init_state
 from psl_jax.weights import orbax_folder
@@ -120,6 +120,11 @@ def test_the_average_of_the_best_is_that_taken_by_hand(tmp_path):
     )
     assert_equal(averaged, by_hand)
     assert averaged.params["blocks"][0]["scale"][0] == (3 + 6 + 9 + 8) / 4
+
+
+def test_averages_are_taken_in_float64():
+    values = np.float32([1e8, 1, 1, -1e8])
+    assert average([Variables({"a": v}, {}) for v in values]).params["a"] == np.float32(0.5)
 
 
 INFO = {

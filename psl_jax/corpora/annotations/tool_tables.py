@@ -215,6 +215,10 @@ def read_elan(path: str, rows: list[Row]) -> TableEvents:
         return result
     begin, end, first_after, has_duration = _time_columns(path, lines)
     after = range(first_after, width)
+    # Of several files in one table: the name of each, and perhaps its path.
+    names = [i for i in after if all(cells[i].lower().endswith(".eaf") for _, cells in lines)]
+    if names:
+        after = range(first_after, names[0])
     if not after or (len(after) > 1 and not header):
         what = f"{len(after)} columns after the times" if after else "no column after the times"
         raise UserError(f"{path}, row {lines[0][0]}: {what}, expected one with the annotations")
@@ -227,9 +231,10 @@ def read_elan(path: str, rows: list[Row]) -> TableEvents:
                 "and end? Export begin, end and duration"
             )
         previous[cells[0]] = offset
+        of_row = [re.sub(r"\.eaf$", "", cells[i], flags=re.IGNORECASE) for i in names[:1]]
         labels = [cells[i] for i in after if cells[i]] or [""]
         for label in labels:
-            result.add(TableRow(tuple(files), label, row, onset, offset))
+            result.add(TableRow(tuple(of_row or files), label, row, onset, offset))
     result.drop_repeated_rows()
     return result
 
