@@ -348,6 +348,8 @@ check_arguments() {
       fail "unknown option '$argument' of psl-jax $module; the options of $0 stand before it"
     [[ $module != main || $argument == -* || $before == -* && $before != *=* ]] ||
       fail "'$argument' is no option of psl-jax main"
+    [[ $argument != --config.* || $argument == *=* ]] ||
+      fail "'$argument': expected a value, as $argument=VALUE"
     before=$argument
   done
 }

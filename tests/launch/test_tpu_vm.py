@@ -23,7 +23,7 @@ def cloud(tmp_path):
 
 
 AWKWARD = ["--config=configs/my config.py", "--workdir", "it's", "--seeds", 'say "hi"']
-AWKWARD += ["--stage", "$HOME `ls` \\n", "--folds", "a\nb", "--config.name", "*", "--config.x", ""]
+AWKWARD += ["--stage", "$HOME `ls` \\n", "--folds", "a\nb", "--process_id", "", "--config.x=*"]
 
 
 def test_from_creation_to_deletion(cloud):
@@ -220,6 +220,7 @@ def test_what_is_missing_or_wrong_is_named(cloud, arguments, environment, told):
         (["supervise", "--spott", "--config=x"], "unknown option '--spott' of psl-jax main"),
         (["run", "--config=x", "--split=eval"], "unknown option '--split=eval' of psl-jax main"),
         (["supervise", "--config=x", "train.max_steps=3"], "'train.max_steps=3' is no option of"),
+        (["supervise", "--config=x", "--config.seed", "7"], "expected a value, as --config.seed="),
         (
             ["supervise", "--max_restarts=x", "--config=x"],
             "--max_restarts is 'x', expected a",
