@@ -273,9 +273,9 @@ class _Plotter:
             spectrogram = self._spectrograms.pop(item)
             if item == tags.input:
                 path = self._file if self._folder is None else self._folder.paths[item]
-                plot_file(tags, path, *spectrogram.finish())
                 if self._folder is not None:
                     self._folder.note(item)
+                plot_file(tags, path, *spectrogram.finish())
                 return
 
 

@@ -265,12 +265,12 @@ class OutputFolder:
 
     def write(self, tags: FileTags, style: str, max_tags: int) -> None:
         """Writes the output of an input in a format of ENDINGS."""
+        self.note(tags.input)  # first: killed in between, no output is taken for another file's
         with files.atomic_open(self.paths[tags.input], newline="", encoding="utf-8") as file:
             file.writelines(render(tags, style, max_tags=max_tags))
-        self.note(tags.input)
 
     def note(self, item: Input) -> None:
-        """Adds an input, whose output has been written, to the list."""
+        """Adds an input, whose output is about to be written, to the list."""
         path, source = self.paths[item], os.fspath(absolute(item.path))
         if self._record is not None and self._sources.get(os.fspath(path)) != source:
             relative_path = os.path.relpath(path, self._record.parent)

@@ -233,6 +233,22 @@ def test_a_recording_of_the_same_name_is_no_tagged_one(run, tmp_path):
     ]
 
 
+def test_killed_after_an_output_it_is_not_another_files(run, tmp_path, monkeypatch):
+    for site in ("north", "south"):
+        audio_files.write(tmp_path / site / "0600.wav", audio_files.tone(0.5))
+    options = ["--out", tmp_path / "tags", "--skip_existing"]
+
+    def kill(folder, item):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(output_formats.OutputFolder, "note", kill)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "north" / "0600.wav", *options)
+    _, _, err = run(tmp_path / "south" / "0600.wav", *options)
+    assert "tagged already" not in err
+
+
 def test_the_list_of_outputs_may_end_in_the_middle_of_a_line(run, folder, tmp_path):
     """As where the disk was full."""
     assert run(folder / "a.flac", "--out", tmp_path)[0] == 0
