@@ -29,6 +29,7 @@ from psl_jax.data.decision_table import (
 from psl_jax.networks.class_lists import find_class, list_first, near_names
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import path_of
 
 _CELLS = 20  # of a clip, a second: times are compared to 25 ms
 _PART = re.compile(r"(.+)@(\d+(?:\.\d+)?)")  # the id of a clip that was cut from a recording
@@ -61,7 +62,9 @@ class Corrections:
     @classmethod
     def read(cls, paths: str) -> "Corrections":
         """Reads tables, separated by commas: those of several people. Raises UserError."""
-        names = filter(None, map(str.strip, paths.split(",")))
+        # A folder may have a comma in its name.
+        is_one = path_of(paths).exists()
+        names = [paths] if is_one else list(filter(None, map(str.strip, paths.split(","))))
         decisions = [decision for name in names for decision in read_decisions(name)]
         return cls(tuple(drop_undone(decisions)), paths)
 

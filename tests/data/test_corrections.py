@@ -180,6 +180,8 @@ os.kill(os.getpid(), signal.SIGKILL)
     )
     both = Corrections.read(f"{path}, {other}").decisions
     assert [(d.who, d.decision) for d in both] == [("Bo", "yes"), ("Cy", "no")]
+    renamed = other.rename(tmp_path / "Cy, Bo.csv")
+    assert Corrections.read(str(renamed)).decisions[-2:] == both
 
 
 @pytest.mark.parametrize(
