@@ -41,8 +41,10 @@ def main(arguments: argparse.Namespace) -> None:
     """Writes the map, and lists what a person should look at."""
     from psl_jax.data import split_index_files
     from psl_jax.networks import class_lists
+    from psl_jax.runtime import distributed
     from psl_jax.teachers import open_teacher
 
+    distributed.configure()
     out = path_of(arguments.out)
     if out.exists():
         raise UserError(f"--out={out} is there, perhaps with a person's changes: name another file")

@@ -88,9 +88,9 @@ def main(arguments: argparse.Namespace) -> None:
     index, unit = source.index, threshold_tuning.choose_unit(source.index)
     tuning = threshold_tuning.tune(_count_scores(model, arguments, source), unit)
     header, rows = _tabulate_classes(index.classes, tuning)
+    stored_in = None if arguments.dry_run else _store(model, arguments, index, tuning)
     if arguments.csv:
         files.write_csv(arguments.csv, header, rows)
-    stored_in = None if arguments.dry_run else _store(model, arguments, index, tuning)
     print("\n".join(_describe_tuning(index, tuning, header, rows)))
     if num_others := len(set(model.classes) - set(index.classes)):
         print(

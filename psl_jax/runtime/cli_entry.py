@@ -91,7 +91,9 @@ def _explain(error: BaseException) -> tuple[str, int | None]:
     if (bucket_error := _of_a_bucket(error)) is not None:
         return _explain(bucket_error)
     if isinstance(error, OSError) and (error.filename or disk_errors.is_full(error)):
-        return f"error: {error.filename or 'a disk'}: {error.strerror}", 2
+        # Of a file that is renamed, its new name.
+        place = error.filename2 or error.filename or "a disk"
+        return f"error: {place}: {error.strerror}", 2
     if "JAX_PLATFORMS" in os.environ and _is_of_missing_devices(error):
         return (
             f"error: JAX_PLATFORMS is {os.environ['JAX_PLATFORMS']!r}, and JAX finds no such "

@@ -164,7 +164,7 @@ def _load_function(where: str) -> Teacher:
     try:
         module = importlib.import_module(module_name)
         function = getattr(module, name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, SyntaxError) as error:
         raise UserError(f"python:{where}: {error}") from error
     if not callable(function):
         raise UserError(f"python:{where} is a {type(function).__name__}, expected a function")

@@ -95,6 +95,7 @@ def test_errors_that_a_user_can_mend_are_one_message():
     [
         ("open('/no/such/file')", "/no/such/file: No such file or directory"),
         ("import os; os.mkdir('/dev/null/x')", "/dev/null/x: Not a directory"),
+        ("import os; os.rename('/proc/self/stat', '/dev/null/x')", "/dev/null/x: Not a directory"),
         ("raise OSError(28, 'No space left on device')", "a disk: No space left on device"),
     ],
 )

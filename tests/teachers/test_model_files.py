@@ -167,6 +167,7 @@ def test_python_functions(tmp_path, monkeypatch):
         "def bare(waves):\n"
         "    return np.zeros((len(waves), 3))\n"
     )
+    (tmp_path / "unfinished_tagger.py").write_text("def tag(waves:\n")
     monkeypatch.syspath_prepend(tmp_path)
     teacher = load("python", "tagger_of_mine:tag")
     assert teacher.classes == ("Dog", "Cat") and teacher.rate == 8000
@@ -179,6 +180,7 @@ def test_python_functions(tmp_path, monkeypatch):
         ("tagger_of_mine:other", "no attribute 'other'"),
         ("tagger_of_mine", "expected python:package.module:function"),
         ("no_such_module_:f", "No module named"),
+        ("unfinished_tagger:tag", r"never closed \(unfinished_tagger.py, line 1\)"),
     ):
         with pytest.raises(UserError, match=told):
             load("python", where)
