@@ -89,7 +89,7 @@ export class Queue {
   }
 
   async #tag(item) {
-    const { file, name, request: { signal } } = item;
+    const { file, request: { signal } } = item;
     if (file.size > about.megabytes * 1e6) {
       const size = (file.size / 1e6).toFixed(file.size < 1e7 ? 1 : 0);
       throw Object.assign(new Error(`${file.name} is too large: ${size} MB, and files of up to ${about.megabytes} MB are ` +
