@@ -178,8 +178,8 @@ def _parse(arguments: list[str]) -> list[str]:
         for argument in changes:
             _change(config.value, argument)
     except flags.Error as error:
-        first, *_, last = 2 * f"{error}".splitlines()  # between them may be a traceback
-        raise UserError(first if first == last else f"{first} {last}") from error
+        lines = f"{error}".splitlines()  # between the first and the last may be a traceback
+        raise UserError(" ".join(dict.fromkeys([lines[0], lines[-1]]))) from error
     except _CONFIG_ERRORS as error:
         raise UserError(f"cannot read the config: {error}") from error
     for line in _not_reached(config.value, changes):

@@ -54,14 +54,14 @@ def add_segments(add: Callable[..., Any]) -> None:
     seconds = settings.Rule(least=0, most=3600)
     add(
         "--hop_seconds",
-        type=cli_entry.number("hop_seconds", float, seconds),
+        type=cli_entry.make_number_reader("hop_seconds", float, seconds),
         metavar="S",
         help="seconds from the start of one segment to the start of the next (default: the "
         "length of a segment)",
     )
     add(
         "--shortest_segment_seconds",
-        type=cli_entry.number("shortest_segment_seconds", float, seconds),
+        type=cli_entry.make_number_reader("shortest_segment_seconds", float, seconds),
         default=MIN_SEGMENT_SECONDS,
         metavar="S",
         help="shortest remainder at a clip's end that becomes a segment, in seconds; shorter "

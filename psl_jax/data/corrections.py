@@ -8,6 +8,7 @@ label `*` is one to all classes on which the person said neither yes nor unsure 
 
 import collections
 import dataclasses
+import os
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,6 @@ from psl_jax.data.decision_table import (
 from psl_jax.networks.class_lists import find_class, list_first, near_names
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
-from psl_jax.runtime.paths import path_of
 
 _CELLS = 20  # of a clip, a second: times are compared to 25 ms
 _PART = re.compile(r"(.+)@(\d+(?:\.\d+)?)")  # the id of a clip that was cut from a recording
@@ -63,7 +63,7 @@ class Corrections:
     def read(cls, paths: str) -> "Corrections":
         """Reads tables, separated by commas: those of several people. Raises UserError."""
         # A folder may have a comma in its name.
-        is_one = path_of(paths).exists()
+        is_one = os.path.exists(paths)
         names = [paths] if is_one else list(filter(None, map(str.strip, paths.split(","))))
         decisions = [decision for name in names for decision in read_decisions(name)]
         return cls(tuple(drop_undone(decisions)), paths)

@@ -192,20 +192,20 @@ def add_setting(group: Any, owner: type, name: str, **changes: Any) -> None:
         shown = "none" if info.default == "" else info.default
         kwargs = {"default": info.default, "type": info.type, "choices": info.rule.choices or None}
     if info.type in (int, float):
-        kwargs["type"] = number(name, info.type, info.rule)
+        kwargs["type"] = make_number_reader(name, info.type, info.rule)
     text = info.help if info.help[1].isupper() else info.help[0].lower() + info.help[1:]
     group.add_argument(f"--{name}", **({"help": add_default(text, shown)} | kwargs | changes))
 
 
-def number(name: str, kind: type, rule: settings.Rule) -> Callable[[str], Any]:
-    """Returns the `type` of a parser's option --NAME, int or float, which raises UserError."""
+def make_number_reader(name: str, number_type: type, rule: settings.Rule) -> Callable[[str], Any]:
+    """Makes the `type` of a parser's option --NAME, int or float, which raises UserError."""
 
     def read(text: str) -> Any:
-        value = kind(text)
-        settings.check(name, value, settings.SettingInfo(kind, None, rule, ""), "--")
+        value = number_type(text)
+        settings.check(name, value, settings.SettingInfo(number_type, None, rule, ""), "--")
         return value
 
-    read.__name__ = kind.__name__  # as argparse calls it
+    read.__name__ = number_type.__name__  # as argparse calls it
     return read
 
 

@@ -59,7 +59,9 @@ class EventSettings:
 def check_number(name: str, value: Any) -> None:
     """Raises UserError, naming the argument, where its value is no number."""
     try:
-        float("a text" if isinstance(value, str) else value)
+        if isinstance(value, str):
+            raise TypeError("a text")
+        float(value)
     except (TypeError, ValueError) as error:
         raise UserError(f"{name} is {value!r:.60}, expected a number") from error
 
