@@ -14,8 +14,8 @@ docs/LABELS.md describes the formats.
 
 import argparse
 import pathlib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from absl import flags, logging
 
@@ -24,12 +24,51 @@ from psl_jax.commands import relabel
 from psl_jax.data.label_manifest import WEAK, LabelRule, segmentation_of
 from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter, made_with
 from psl_jax.data.source import Source, open_folder
-from psl_jax.label_files import huggingface_folder, importing, resegment, table_formats
-from psl_jax.label_files.formats import FORMATS
-from psl_jax.label_files.label_file import Options, missing_library_errors, plain_errors
+from psl_jax.label_files import (
+    efficientat_format,
+    huggingface_folder,
+    importing,
+    pretrainedsed_format,
+    resegment,
+    sat_and_ced_formats,
+    table_formats,
+)
+from psl_jax.label_files.label_file import (
+    LabelFile,
+    Options,
+    missing_library_errors,
+    plain_errors,
+)
 from psl_jax.networks.class_lists import match_classes, read_classes
 from psl_jax.runtime import cli_entry, disk_errors, files
 from psl_jax.runtime.errors import UserError
+
+
+class _Format(NamedTuple):
+    """A format of label files.
+
+    Attributes:
+      suffix: of its files; None: a folder.
+      open: opens a file for reading.
+      has_logits: whether its values are logits, if the user does not say.
+      has_index: whether another file says which clip each row is.
+    """
+
+    suffix: str | None
+    open: Callable[[pathlib.Path, Options], LabelFile]
+    has_logits: bool = False
+    has_index: bool = False
+
+
+_FORMATS = {
+    "parquet": _Format(".parquet", table_formats.open_parquet),
+    "csv": _Format(".csv", table_formats.open_csv),
+    "npy": _Format(".npy", efficientat_format.open_file, has_logits=True, has_index=True),
+    "ced": _Format(".h5", sat_and_ced_formats.open_ced, has_index=True),
+    "pretrainedsed": _Format(".hdf5", pretrainedsed_format.open_file, has_logits=True),
+    "sat": _Format(".parquet", sat_and_ced_formats.open_sat),
+    "hf": _Format(None, huggingface_folder.open_folder),
+}
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -104,7 +143,7 @@ def _add_import(actions: Any) -> None:
         seconds="required, unless an older psl_jax wrote SOURCE",
     )
     add = parser.add_argument
-    add("--format", choices=FORMATS, help="format of the label file (default: by its suffix)")
+    add("--format", choices=_FORMATS, help="format of the label file (default: by its suffix)")
     add(
         "--values",
         choices=("probabilities", "logits"),
@@ -148,11 +187,11 @@ def _import(arguments: argparse.Namespace, out: pathlib.Path) -> None:
         relabel.tell_quality(_open_labels(out, source))
         return
     segmentation = _make_segmentation(arguments)
-    fitting = [name for name, form in FORMATS.items() if path.suffix == form.suffix]
+    fitting = [name for name, form in _FORMATS.items() if path.suffix == form.suffix]
     name = arguments.format or next(iter(fitting), None)
     if name is None:
-        raise UserError(f"{path}: what kind of file? Give --format, one of {', '.join(FORMATS)}")
-    form = FORMATS[name]
+        raise UserError(f"{path}: what kind of file? Give --format, one of {', '.join(_FORMATS)}")
+    form = _FORMATS[name]
     if arguments.index and not form.has_index:
         raise UserError(f"--index means nothing for --format={name}; leave it out")
     options = Options(

@@ -100,22 +100,6 @@ def test_a_resumed_run_sees_what_an_undisturbed_one_sees(
         assert_same(ours, theirs)
 
 
-@pytest.mark.parametrize("alpha", [1.0, 0.5, 0.0])
-def test_soft_labels_are_mixed_with_the_weak_ones(tmp_path, alpha):
-    index = make_index([3, 4], [300, 500, 160, 900, 410, 640, 100])
-    segmentation = Segmentation(0.01)
-    probabilities = make_probabilities(index, segmentation)
-    soft = write_soft_labels(tmp_path, index, segmentation, probabilities)
-    weak = index.weak_labels()
-    segments = Segments(MemorySource(index), segmentation, soft, alpha)
-    for batch in itertools.islice(train_batches(segments, TrainingOrder(4, 0)), 8):
-        for row in range(4):
-            clip, segment = batch["clip"][row], batch["segment"][row]
-            expected = alpha * probabilities[clip][segment].astype(np.float32)
-            expected = expected + (1 - alpha) * weak[clip]
-            np.testing.assert_allclose(batch["labels"][row], expected, rtol=1e-6)
-
-
 def test_soft_labels_stand_for_unknown_weak_ones(tmp_path):
     index, segmentation = make_index([3], 100), Segmentation(0.01)
     offsets, values = ragged([[0], [], [0, 1, 2]])
