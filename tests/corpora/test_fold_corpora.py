@@ -5,7 +5,6 @@ import pathlib
 import audio_files
 import pytest
 from prepared_data import build, read_split, report_of
-from shared_tables import ESC50, needs_esc50
 
 from psl_jax.corpora.published_corpora import Esc50, UrbanSound8k
 from psl_jax.data import split_index_files
@@ -86,12 +85,3 @@ def test_what_is_not_there_is_told(tmp_path):
         Esc50(source_dir=tmp_path)
     with pytest.raises(UserError, match="no split 'fold2', expected some of fold1, fold3"):
         Esc50(source_dir=esc50(tmp_path, ROWS), splits=["fold2"])
-
-
-@needs_esc50
-def test_real_recordings_of_esc50(tmp_path):
-    data = build(Esc50(source_dir=ESC50, splits=["fold2"]), tmp_path)
-    index = split_index_files.load_index(data, "fold2")
-    assert len(index) == 400 and set(index.class_counts()) == {8}
-    assert set(index.num_samples.tolist()) == {80_000}
-    assert {clip_id[0] for clip_id in index.ids} == {"2"}
