@@ -19,10 +19,6 @@ needs_audioset = pytest.mark.skipif(
     not (SHARED / "audioset").is_dir(),
     reason="no data/audioset in PSL_JAX_SHARED: needs AudioSet's segment CSVs",
 )
-needs_esc50 = pytest.mark.skipif(
-    not (ESC50 / "meta.csv").is_file(),
-    reason="no data/esc50_16k in PSL_JAX_SHARED: needs recordings of ESC-50",
-)
 needs_teachers = pytest.mark.skipif(
     not TEACHERS.is_dir(),
     reason="no data/teachers in PSL_JAX_SHARED: needs published weights of EfficientAT and YAMNet",
