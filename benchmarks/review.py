@@ -1,12 +1,13 @@
 """What decisions of a person are worth, by simulation: labels and students after so many segments.
 
     python benchmarks/review.py DATA LABELS OUT [--segments 100,300,1000] [--seeds 0,1,2]
-        [--split balanced] [--steps 600] [--no_students]
+        [--split balanced] [--steps 1500] [--init_from mn04] [--init_class_map CSV]
 
 DATA is a prepared data set with true events, LABELS are soft labels of its split. The annotator
-answers for all classes of a segment by the true events. For each seed a student is trained on the
-labels as they are. Segments are chosen with it as psl-jax review does, or all at random. Told are
-the segment mAP of the corrected labels, and the mAP of students that are trained on these.
+answers for all classes of a segment by the true events. For each seed a student that starts from
+mn04 is trained on the labels as they are. Segments are chosen with it as psl-jax review does, or
+all at random. It measures the segment mAP of the corrected labels, and the mAP of students that
+are trained on these.
 OUT/results.jsonl has a line for each; what is there is not done again.
 """
 
@@ -34,9 +35,10 @@ from psl_jax.scoring import metrics
 from psl_jax.scoring.segment_choice import choose_useful, score_segments
 from psl_jax.weights.load_model import load_model
 
-STUDENT = [
-    *("--config.model.width=0.25", "--config.model.dropout=0.1", "--config.train.batch_size=16"),
-    *("--config.train.learning_rate=2e-3", "--config.train.schedule=polynomial"),
+STUDENT = [  # a new classifier on a published network
+    *("--config.model.network=mn", "--config.model.width=0.4", "--config.model.dropout=0.2"),
+    *("--config.train.trainable=classifier", "--config.train.learning_rate=1e-3"),
+    *("--config.train.batch_size=16", "--config.train.schedule=polynomial"),
     *("--config.train.decay_power=1.0", "--config.train.patience=0", "--config.teacher="),
     *("--config.train.best_checkpoints=1", "--config.train.min_steps=0"),
 ]
@@ -90,6 +92,8 @@ class Simulation:
             f"--config.data.{use}_split={self.arguments.split}" for use in ("train", "validation")
         ]
         command += [f"--config.soft_labels_dir={self.arguments.labels}"]
+        command += [f"--config.init_from={self.arguments.init_from}"]
+        command += [f"--config.init_class_map={self.arguments.init_class_map}"]
         command += [f"--config.train.max_steps={self.arguments.steps}"]
         command += [f"--config.train.validate_every={self.arguments.steps}"]
         command += [f"--config.corrections={table}"] if table else []
@@ -149,7 +153,7 @@ def main(arguments: argparse.Namespace) -> None:
         is_noted = simulation.is_noted(
             seed=seed, selection=selection, segments=count, what="student"
         )
-        if not arguments.no_students and not is_noted:
+        if not is_noted:
             value = simulation.train(f"{selection}-{seed}-{count}", seed, table)
             simulation.note(
                 seed=seed, selection=selection, segments=count, what="student", mAP=value
@@ -166,8 +170,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--split", default="balanced")
     parser.add_argument("--segments", default="100,300,1000")
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--no_students", action="store_true")
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--init_from", default="mn04")
+    parser.add_argument("--init_class_map", default="")
     flags.FLAGS(arguments[:1])  # absl's own, which nobody gives here, count as read
     return parser.parse_args(arguments[1:])
 

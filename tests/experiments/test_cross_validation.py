@@ -39,6 +39,7 @@ def config(recordings, tmp_path):
     found.data.source_dir = str(recordings)
     found.train.max_steps, found.train.batch_size, found.train.log_every = 2, 4, 1
     found.experiments.probe.train.epochs = 1
+    found.experiments.probe.data = {"train_split": "fold1"}  # as teachers have one of their own
     del found.experiments["finetuned"]
     return found
 
@@ -100,7 +101,7 @@ def test_own_recordings_are_split_into_five_folds(tmp_path, capsys):
     for name, audio in zip(names, small_experiments.sounds([16_000] * 20), strict=True):
         (tmp_path / "own" / name).parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(tmp_path / "own" / name, audio, 16_000)
-    config = paper_tables.table2("own_data")  # whose teacher has a training split of its own
+    config = paper_tables.table2("own_data")
     config.data.source_dir = str(tmp_path / "own")
     suite.run(config, tmp_path / "run", last_stage=Stage.PREPARE)
     assert "Delete splits.csv and train with --folds=all" in capsys.readouterr().out
