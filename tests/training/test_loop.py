@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from psl_jax.networks.architecture import Variables
-from psl_jax.runtime import interrupts, parallel, progress
+from psl_jax.runtime import interrupts, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.training import loop, metric_log
 from psl_jax.training.checkpoints import TrainingCheckpoints
@@ -201,23 +201,6 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(tmp_path, undistur
     assert killed.log() == undisturbed.log()
     assert killed.weight() == undisturbed.weight()
     assert killed.steps() == undisturbed.steps()
-
-
-def test_the_bar_leaves_the_first_step_out(tmp_path, monkeypatch):
-    bars, make_bar = [], progress.bar
-
-    def noting_bar(*args, **options):
-        bars.append((time.time(), make_bar(*args, **options)))
-        return bars[-1][1]
-
-    def compiling_program(state, batch, rate):
-        time.sleep(0.3 if int(state.step) == 0 else 0)
-        return counting_program(state, batch, rate)
-
-    monkeypatch.setattr(progress, "bar", noting_bar)
-    Loop(tmp_path).run(compiling_program)
-    ((made, bar),) = bars
-    assert bar.start_t - made > 0.2 and (bar.initial, bar.n) == (1, 12)
 
 
 @pytest.fixture
