@@ -53,7 +53,8 @@ class Corpus(abc.ABC):
 
     def nothing_left(self, split: str, problems: Sequence[Problem]) -> UserError:
         """The error for a split of which no clip is left; problems: of its rows."""
-        problems = [p for name, p in self.problems if name in (None, split)] + [*problems]
+        of_tables = [p for name, p in self.problems if name is None]
+        problems = [*(p for name, p in self.problems if name == split), *problems, *of_tables]
         shown = [f"{p.file}: {p.kind} ({p.detail})" for p in problems[:5]]
         return UserError(
             f"no clip of split {split!r} is usable. The first problems:\n"

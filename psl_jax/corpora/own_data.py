@@ -111,13 +111,14 @@ class OwnData(Corpus):
                 counts[group_of[name]].update(self._clips_per_class(recording.row))
             splits = split_groups.assign_splits(counts, num_folds)
             self._splits = {name: splits[group] for name, group in group_of.items()}
-            if set(splits.values()) == {"full"}:
-                names = f"{num_folds} folds" if num_folds else ", ".join(split_groups.SHARES)
-                detail = f"{len(splits)} groups are too few for {names}: "
-                detail += "all is in full. Give another --group_by (--config.data.group_by), or "
-                detail += "write splits.csv (filename,split)"
+            wanted = [f"fold{k + 1}" for k in range(num_folds)] or list(split_groups.SHARES)
+            empty = [split for split in wanted if split not in splits.values()]
+            if recordings and empty:
+                detail = f"{len(splits)} groups are too few for {', '.join(wanted)}: nothing is in "
+                detail += f"{', '.join(empty)}. Give another --group_by (--config.data.group_by), "
+                detail += "or write splits.csv (filename,split)"
                 self.problems.append((None, Problem(self.source_dir, "no splits", detail)))
-            elif recordings and split_groups.write_splits(path, self._splits):
+            if {*splits.values()} - {"full"} and split_groups.write_splits(path, self._splits):
                 print(f"{path} has the split of each recording: edit it to have others")
             num_evaluated = list(self._splits.values()).count("eval")
             if 0 < num_evaluated < _FEW_RECORDINGS:
@@ -186,8 +187,13 @@ class OwnData(Corpus):
         whole = {
             split: mixed(of_split)
             for split, of_split in rows.items()
-            if of_split or folder.is_split_by_hand
+            if of_split or folder.is_split_by_hand or split == splits[0]  # which is an error then
         }
+        self.problems += [
+            (None, Problem(self.source_dir, "no splits", f"no recording is left for {split}"))
+            for split in splits
+            if split not in whole
+        ]
         clips, problems_of_cutting = self._cut(whole, seconds, coverages)
         all_clips = [clip for of_split in clips.values() for clip in of_split]
         if absent := find_unlearnable(all_clips, len(self.classes)):

@@ -14,6 +14,7 @@ No audio is opened here.
 import collections
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import pathlib
@@ -39,7 +40,7 @@ from psl_jax.corpora.label_cells import LabelCells
 from psl_jax.corpora.recording_clips import Coverage, UnsureTime
 from psl_jax.corpora.split_groups import SPLITS_CSV
 from psl_jax.corpora.stored_audio import FileAudio
-from psl_jax.networks.class_lists import read_classes
+from psl_jax.networks.class_lists import near_names, read_classes
 from psl_jax.runtime import csv_files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import is_remote, path_of
@@ -48,6 +49,7 @@ CLASSES_CSV = "classes.csv"
 _NO_ANNOTATIONS = frozenset({CLASSES_CSV, SPLITS_CSV})
 _EVENTS_SUFFIX = "_events"
 _SPLIT_NAMES = re.compile(r"full|balanced|train|training|validation|val|dev|eval|test|fold\d+")
+_near_names = functools.cache(near_names)
 _LABEL_COLUMNS = {"filename", "labels"}
 
 
@@ -153,14 +155,6 @@ def read_own_folder(
         label_separator,
         read_classes(class_file) if class_file.exists() else None,
     )
-    if table_names and not (cells.numbers and any(a.rows for a in annotations.values())):
-        notes = [problem for of_split in annotations.values() for problem in of_split.problems]
-        raise UserError(
-            f"{root}: no event and no label of a recording in {', '.join(table_names)}. The first "
-            "problems:\n" + csv_files.listing(f"{p.file}: {p.kind} ({p.detail})" for p in notes[:5])
-        )
-    if not any(of_split.recordings for of_split in annotations.values()):
-        raise UserError(f"no recording in {root}")
     has_labels = any(
         of_split.are_labelled or any(rows.labels for rows in of_split.rows.values())
         for of_split in annotations.values()
@@ -174,6 +168,14 @@ def read_own_folder(
     for split, of_split in annotations.items():
         splits[split] = _number_labels(root, of_split, cells, keeps_unlabelled=keeps_unlabelled)
         problems += [(split or None, problem) for problem in of_split.problems]
+    if table_names and not (cells.numbers and any(splits.values())):
+        notes = [problem for of_split in annotations.values() for problem in of_split.problems]
+        raise UserError(
+            f"{root}: no event and no label of a recording in {', '.join(table_names)}. The first "
+            "problems:\n" + csv_files.listing(f"{p.file}: {p.kind} ({p.detail})" for p in notes[:5])
+        )
+    if not any(of_split.recordings for of_split in annotations.values()):
+        raise UserError(f"no recording in {root}")
     ids = _make_ids({name for recordings in splits.values() for name in recordings})
     for recordings in splits.values():
         has_events = any(recording.events for recording in recordings.values())
@@ -293,7 +295,8 @@ def _add_labels(
     def find_numbers(names: Iterable[str], where: str = "") -> set[int]:
         names = set(names)
         if unknown := sorted(names - cells.numbers.keys()):
-            detail = f"{where}{', '.join(map(repr, unknown))} not in the classes; left out"
+            shown = ", ".join(f"{name!r}{_near_names(name, cells.classes)}" for name in unknown)
+            detail = f"{where}{shown} not in the classes; left out"
             problems.append(Problem(file, "unknown label", detail))
         return {cells.numbers[name] for name in names if name in cells.numbers}
 

@@ -107,13 +107,18 @@ def _compute_filler(values: np.ndarray, num_classes: int) -> np.ndarray:
 def _spread(
     rows: np.ndarray, indexes: np.ndarray, values: np.ndarray, *, scores: np.ndarray, where: str
 ) -> np.ndarray:
-    """Puts values into `scores` [rows, classes] at their rows and classes, and returns it."""
+    """Puts values into `scores` [rows, classes] at their rows and classes, and returns it.
+
+    Raises UserError for a class that is not there, or twice in a row.
+    """
     width = scores.shape[1]
     if (wrong := indexes[(indexes < 0) | (indexes >= width)]).size:
         raise UserError(
             f"{where}: class {wrong[0]} of {width}; give the list of its classes: "
             "--classes=FILE.csv"
         )
+    if len(np.unique(rows * width + indexes)) < values.size:
+        raise UserError(f"{where}: a row has a class twice")
     scores[rows, indexes] = values
     return scores
 

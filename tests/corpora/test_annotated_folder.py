@@ -93,6 +93,8 @@ def test_bad_rows_are_told_by_file_and_row(tmp_path):
         ("bad event", "row 4 of events.csv: 3.5 to 4 s is after the end, at 3.00 s; left out"),
     ]
     assert [kind for kind, _ in problems_of(data_dir, "b.wav")] == ["bad event", "no label"]
+    told = problems_of(data_dir, str(source))
+    assert ("no splits", "no recording is left for validation") in told
     assert problems_of(data_dir, "none.wav")[0][1].startswith("row 6 of events.csv: no such")
     assert problems_of(data_dir, "left.wav")[0][0] == "not annotated"
     clips = recordings_of(data_dir)
@@ -141,6 +143,31 @@ def test_folders_are_classes_and_the_splits_are_kept(tmp_path, capsys):
     audio_files.write(source / "dog" / "new.wav", audio_files.tone(0.3))
     with pytest.raises(UserError, match=r"no split for 1 recordings, such as dog/new.wav"):
         prepare(config(source_dir=str(source)), tmp_path)
+
+
+def test_a_split_without_any_group_is_told(tmp_path):
+    rows = {"north": "door\ndog", "south": "dog\ncat", "east": "dog\ncat"}
+    table = HEAD
+    for site, labels in rows.items():
+        audio_files.write(tmp_path / site / f"{site}.wav", audio_files.tone(0.3))
+        table += "".join(f"{site},0,1,{label}\n" for label in labels.split())
+    (tmp_path / "e.csv").write_text(table)
+    (detail,) = (
+        p.detail for _, p in OwnData(source_dir=tmp_path).problems if p.kind == "no splits"
+    )
+    assert detail.startswith("3 groups are too few for full, validation, eval: nothing is in eval.")
+
+
+def test_where_nothing_is_left_it_is_an_error_that_names_the_rows(tmp_path):
+    for name in "abc":
+        audio_files.write(tmp_path / "s" / f"{name}.wav", audio_files.tone(0.3))
+    rows = "".join(f"{name},1500,2500,dog\n" for name in "abc")
+    (tmp_path / "s" / "e.csv").write_text(HEAD + rows)
+    with pytest.raises(UserError, match=r"(?s)no clip of split .*1500 to 2500 s is after the end"):
+        prepare(config(source_dir=str(tmp_path / "s")), tmp_path)
+    (tmp_path / "s" / "classes.csv").write_text("label\ndoge\n")
+    with pytest.raises(UserError, match=r"(?s)no event.*'dog' \(near: doge\) not in the classes"):
+        prepare(config(source_dir=str(tmp_path / "s")), tmp_path)
 
 
 def test_folders_in_folders_of_classes(tmp_path):

@@ -143,6 +143,12 @@ READ = {
         '"Selection"\t"View"\t"Begin Time (s)"\t"End Time (s)"\t"Call"\n1\t"S 1"\t0.5\t1\t"dog"\n',
         [("a.wav", 0.5, 1, "dog")],
     ),
+    "raven: a path column that is empty": (
+        "all.txt",
+        f"{RAVEN}\tBegin Path\tBegin File\tFile Offset (s)\tCall\n"
+        "1\tS 1\t1\t61\t62\t0\t9\t\ta.wav\t3\tdog",
+        [("a.wav", 3, 4, "dog")],
+    ),
     "raven: with commas": (
         "a.csv",
         "Selection,View,Begin Time (s),End Time (s),Call\n1,S 1,0.5,1,dog\n",
@@ -307,6 +313,13 @@ def test_spreadsheets_and_parquet(tmp_path, suffix):
     touch(tmp_path, "a.wav", "b.wav")
     found = read_annotations(tmp_path, Hints())
     assert events_of(found) == [("a.wav", 0.5, 2, "Tür")] and empty_of(found) == ["b.wav"]
+
+
+def test_columns_that_the_user_names_keep_their_unit(tmp_path):
+    (tmp_path / "e.csv").write_text("Datei;von (ms);bis (ms);Art\na.wav;500;1500;dog\n")
+    touch(tmp_path, "a.wav")
+    columns = {"onset": "von (ms)", "offset": "bis (ms)", "label": "Art"}
+    assert events_of(read_annotations(tmp_path, Hints(columns))) == [("a.wav", 0.5, 1.5, "dog")]
 
 
 def test_formulas_and_whole_numbers(tmp_path):

@@ -60,6 +60,16 @@ def test_times_that_cannot_be_right(tmp_path, data, times, message):
         bring_in(table, data, tmp_path / "labels", "--missing=weak")
 
 
+def test_a_class_twice_in_a_row(tmp_path, data):
+    pa = pytest.importorskip("pyarrow")
+    row = {"filename": [IDS[0]], "start": [0.0], "end": [1.0]}
+    parquet.write_table(
+        pa.table(row | {"idxs": [[0, 1, 0]], "prob": [[0.5, 0.2, 0.1]]}), tmp_path / "s.parquet"
+    )
+    with pytest.raises(UserError, match="rows 0 to 0: a row has a class twice"):
+        bring_in(tmp_path / "s.parquet", data, tmp_path / "labels", "--format=sat")
+
+
 def test_lengths_that_are_none(tmp_path, data):
     table = write_table(tmp_path / "t.csv", all_rows())
     for option, seconds in (("segment", "inf"), ("hop", "nan"), ("shortest_segment", "-1")):

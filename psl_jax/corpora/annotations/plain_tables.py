@@ -118,6 +118,7 @@ def _find_columns(sheet: Sheet, hints: Hints) -> tuple[dict[str, int], dict[str,
         title_of_user = hints.columns.get(name)
         if title_of_user is not None and title_of_user in sheet.header:
             columns[name] = sheet.header.index(title_of_user)
+            scales[name] = units[columns[name]]
             continue
         for group in groups:
             numbers = [n for n, title in enumerate(titles) if title in group.split()]

@@ -91,7 +91,7 @@ def read_raven(sheet: Sheet, hints: Hints) -> TableEvents:
     place = {name: number for number, name in reversed(list(enumerate(header)))}
 
     def find_cell(cells: list[str], *names: str) -> str:
-        return next((cells[place[name]] for name in names if name in place), "")
+        return next(filter(None, (cells[place[name]] for name in names if name in place)), "")
 
     columns = [place[name] for name in (BEGIN, END, OFFSET) if name in place]
     filled = []
