@@ -285,6 +285,11 @@ def _check_together(settings: Settings, given: Mapping[str, Any], *, prefix: str
             f"config.{prefix}augment.gain_db is {(low, high)}: expected the lower gain first, as "
             f"in {(high, low)}"
         )
+    if settings.init_class_map and not settings.init_from and "init_class_map" in given:
+        raise UserError(
+            f"config.{prefix}init_class_map is {settings.init_class_map!r} and init_from is empty: "
+            "give the model whose classifier it maps, or leave it out"
+        )
     if settings.labels == "weak" and settings.alpha != 1 and "alpha" in given:
         raise UserError(
             f"config.{prefix}alpha is {settings.alpha:g} and labels is weak: it mixes soft labels "

@@ -60,6 +60,7 @@ def test_values_out_of_range_are_named(name, value, expected):
     [
         ({"augment.gain_db": (6.0, -18.0)}, r"gain_db is \(6\.0, -18\.0\)"),
         ({"alpha": 0.5}, r"config\.alpha is 0\.5 and labels is weak"),
+        ({"init_class_map": "names"}, "init_class_map is 'names' and init_from is empty"),
         ({"evaluate.segments": "0.01"}, r"is '0\.01': expected training, whole, or 0\.032 s"),
         ({"evaluate.segments": "nan"}, "is 'nan': expected training, whole, or"),
         ({"evaluate.segments": "half"}, "is 'half': expected training, whole, or"),

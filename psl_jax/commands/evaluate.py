@@ -32,6 +32,7 @@ from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
 from psl_jax.scoring import evaluation, event_metrics, tagger_tables
 from psl_jax.scoring.evaluation import StoredScores, score_missing
+from psl_jax.scoring.tagger_tables import TaggerTables
 from psl_jax.tagging import event_evaluation, tagging_cli
 from psl_jax.teachers import scoring_cli
 from psl_jax.teachers.teacher import Teacher
@@ -71,7 +72,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: argparse.Namespace) -> None:
     """Scores, and writes and prints the metrics."""
     task = scoring_cli.open_task(arguments, arguments.segment_seconds)
-    teacher, source = task.teacher, task.source
+    teacher, source, index = task.teacher, task.source, task.source.index
     segmentation = task.choose_segmentation(arguments.segment_seconds)
     seconds = "whole" if isinstance(segmentation, WholeClips) else segmentation.seconds
     if not source.index.is_labelled:
@@ -90,6 +91,8 @@ def main(arguments: argparse.Namespace) -> None:
         event_settings = event_evaluation.describe_settings(
             _get_model(teacher), arguments.median_filter
         )
+    # Read before anything is scored: they may be no tables.
+    tables = [(path, tagger_tables.read_tagger_tables(path, index)) for path in arguments.scores]
     if arguments.dry_run:
         return
     made_with = {
@@ -123,7 +126,7 @@ def main(arguments: argparse.Namespace) -> None:
         if arguments.events or arguments.scores:
             print(f"report: {run_page.write_run_report(out)}")
         if arguments.scores:
-            _compare(out, teacher.name, source.index, arguments)
+            _compare(out, teacher.name, index, tables, with_events=arguments.events)
 
     with run_files.claim_folder(out, "--out"):
         if not has_scores:
@@ -142,18 +145,24 @@ def _get_model(teacher: Teacher) -> Model:
     return teacher.model
 
 
-def _compare(out: pathlib.Path, name: str, index: ClipIndex, arguments: argparse.Namespace) -> None:
+def _compare(
+    out: pathlib.Path,
+    name: str,
+    index: ClipIndex,
+    tables: Sequence[tuple[str, TaggerTables]],
+    *,
+    with_events: bool,
+) -> None:
     """Evaluates other taggers' tables on the clips of the model's results in `out`."""
     from psl_jax.experiments import suite_results  # slow to import, and seldom needed
 
     folder = out / COMPARISON
     experiments = [{"name": name, "run_dirs": [".."], **files.read_json(out / evaluation.METRICS)}]
-    for path in arguments.scores:
-        table = tagger_tables.read_tagger_tables(path, index)
+    for path, table in tables:
         # What is in a table was above its tagger's threshold.
         lowest = np.full(index.num_classes, np.finfo(np.float32).tiny)
         events = None
-        if arguments.events:
+        if with_events:
             events = event_metrics.evaluate_events(table.steps, index, lowest)
         tagger = path_of(path).stem
         if tagger in (row["name"] for row in experiments):

@@ -29,7 +29,7 @@ from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.source import Source, open_folder
 from psl_jax.networks.class_lists import find_class, near_names
 from psl_jax.networks.trained_model import DEFAULT_THRESHOLD, Model
-from psl_jax.runtime import cli_entry, distributed, run_files
+from psl_jax.runtime import cli_entry, distributed, run_files, settings
 from psl_jax.runtime.errors import MissingPackageError, UserError
 from psl_jax.scoring import segment_choice
 from psl_jax.scoring.segment_choice import ChosenSegment
@@ -45,13 +45,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--split", default="balanced", help="split whose segments are shown (default: balanced)")
     add(
         "--segment_seconds",
-        type=float,
+        type=cli_entry.make_number_reader(
+            "segment_seconds", float, settings.Rule(least=0.05, most=3600)
+        ),
         metavar="S",
         help="length of the segments to judge, in seconds (default: as in the model's training)",
     )
     add(
         "--random_share",
-        type=float,
+        type=cli_entry.make_number_reader("random_share", float, settings.Rule(least=0, most=1)),
         default=0.2,
         metavar="P",
         help="share of segments, 0 to 1, shown at random; only they give an unbiased estimate of "
@@ -74,8 +76,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parsed = cli_entry.parse_arguments(parser, arguments)
     if bool(parsed.example) != bool(parsed.label):
         parser.error("--example and --label go together")
-    if not 0 <= parsed.random_share <= 1:
-        parser.error(f"--random_share={parsed.random_share:g}: expected 0 to 1")
     if not 0.1 <= (parsed.segment_seconds or 1) <= 3600:
         parser.error(f"--segment_seconds={parsed.segment_seconds:g}: expected 0.1 to 3600")
     return parsed

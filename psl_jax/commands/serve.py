@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from psl_jax.data.decision_table import DecisionTable
-from psl_jax.runtime import cli_entry, distributed, interrupts
+from psl_jax.runtime import cli_entry, distributed, interrupts, settings
 from psl_jax.runtime.errors import MissingPackageError, UserError
 from psl_jax.tagging import tagger, tagging_cli
 
@@ -73,7 +73,10 @@ def add_server_settings(parser: argparse.ArgumentParser) -> Any:
         help="address to listen on (default: 127.0.0.1, this machine only)",
     )
     group.add_argument(
-        "--port", type=int, default=8000, help="port to listen on; 0: any free one (default: 8000)"
+        "--port",
+        type=cli_entry.make_number_reader("port", int, settings.Rule(least=0, most=65535)),
+        default=8000,
+        help="port to listen on; 0: any free one (default: 8000)",
     )
     group.add_argument(
         "--token",
@@ -127,9 +130,9 @@ def main(arguments: argparse.Namespace) -> int:
         table = DecisionTable(path, arguments.who) if path else None
         distributed.configure()
         model = tagger.load(arguments.model)
-        settings = tagging_cli.make_event_settings(arguments, model)
+        event_settings = tagging_cli.make_event_settings(arguments, model)
         segmentation = model.segmentation(arguments.segment_seconds, arguments.hop_seconds)
-        served = service.Service(model, segmentation, settings, limits)
+        served = service.Service(model, segmentation, event_settings, limits)
         threading.Thread(target=served.warm_up, daemon=True).start()
         run_server(application.make_application(served, allowed, table), listener, arguments.token)
     return 0

@@ -258,6 +258,7 @@ def test_labels_are_made_as_the_options_say(folder, tmp_path):
     [
         (("--segment_seconds=ten",), "expected training, whole, or seconds"),
         (("--split=nowhere",), "no split 'nowhere'; its splits are"),
+        (("--scores=none.csv",), "none.csv is not there"),
         (("--batch_size=-1",), "--batch_size is -1, expected a number at least 0"),
         (("--batch_size=2000000000",), "--batch_size=2000000000 takes more than "),
     ],
@@ -266,6 +267,7 @@ def test_wrong_arguments_are_told_plainly(folder, tmp_path, arguments, told, cap
     with pytest.raises((UserError, SystemExit)) as caught:
         run(evaluate, folder / "same", folder / "data", f"--out={tmp_path}", *arguments)
     assert told in capsys.readouterr().err + str(caught.value)
+    assert not list(tmp_path.iterdir())
 
 
 # A relabeling that is killed once it has written a shard.

@@ -11,7 +11,7 @@ import pytest
 import tagging
 from serving import ask, served
 
-from psl_jax.commands import serve
+from psl_jax.commands import review, serve
 from psl_jax.runtime.errors import UserError
 from psl_jax.tagging.events import EventSettings
 
@@ -86,6 +86,19 @@ def test_decoded_audio_for_what_the_browser_cannot_play(port, tmp_path):
     with wave.open(io.BytesIO(body)) as file:
         assert (status, file.getframerate(), file.getnframes()) == (200, 16_000, 16_000)
     assert ask(port, "POST", "/page/wav?name=x.aiff", b"nothing")[0] == 415
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "told"),
+    [
+        (serve, "--port=70000", "--port is 70000, expected a number at least 0 and at most 65535"),
+        (review, "--segment_seconds=-1", "--segment_seconds is -1.0, expected"),
+        (review, "--random_share=nan", "--random_share is nan, expected"),
+    ],
+)
+def test_values_that_cannot_be_are_named(command, option, told):
+    with pytest.raises(UserError, match=told):
+        command.parse(["psl-jax", "model", "data", option])
 
 
 def test_a_port_in_use_is_a_user_error(port):
