@@ -5,7 +5,7 @@ import io
 import os
 import tarfile
 from collections.abc import Iterator
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from psl_jax.audio.decoding import AUDIO_SUFFIXES
 from psl_jax.audio.segments import SAMPLE_RATE
@@ -80,7 +80,7 @@ def walk_files(folder: str) -> Iterator[str]:
                 yield os.fspath(path)
         return
     seen = set()
-    for current, folders, names in os.walk(folder, onerror=_fail, followlinks=True):
+    for current, folders, names in os.walk(folder, onerror=_refuse_unreadable, followlinks=True):
         real = os.path.realpath(current)
         if real in seen:  # a link in a circle
             folders.clear()
@@ -91,8 +91,12 @@ def walk_files(folder: str) -> Iterator[str]:
         yield from (os.path.join(current, n) for n in sorted(names) if not n.startswith("._"))
 
 
-def _fail(error: OSError) -> NoReturn:
-    raise UserError(f"cannot read {error.filename}: {error.strerror}")
+def _refuse_unreadable(error: OSError) -> None:
+    """Raises UserError for a folder, but for those of the system on a disk, such as .Trash-0."""
+    if not os.path.basename(error.filename).startswith((".", "lost+found")):
+        raise UserError(
+            f"cannot read {error.filename}: {error.strerror}. Make it readable, or move it away"
+        )
 
 
 def _stem(name: str) -> str:

@@ -127,6 +127,7 @@ def test_a_folder_that_cannot_be_read_is_named(monkeypatch):
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(UserError, match="cannot read some/folder: Permission denied"):
         list(audio_folders.walk_files("some/folder"))
+    assert list(audio_folders.walk_files("disk/lost+found")) == []
 
 
 def test_a_pipe_among_the_recordings_is_not_waited_for(tmp_path, capsys):
