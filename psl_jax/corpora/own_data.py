@@ -141,7 +141,9 @@ class OwnData(Corpus):
         for name in unlabelled:
             if group_of[name] in held_out:
                 del recordings[name]
-                detail = "not labelled, and in a group of which others are held out; left out"
+                detail = f"not labelled, and others of its group {group_of[name]!r} are held out "
+                detail += "for validation or eval; left out. Give the --group_by "
+                detail += "(--config.data.group_by) that splits.csv was made with"
                 self.problems.append((None, Problem(name, "held out", detail)))
             else:
                 self._splits[name] = UNLABELLED

@@ -313,8 +313,8 @@ def _add_labels(
     if has_unknown_alone := bool(names) and not labels and not unsure_names:
         problems.append(Problem(file, "no label", "left out"))
     if rows.labels and not names and not unsure_names:
-        detail = f"labels {rows.labels[0]!r} name nothing: nothing is in it"
-        problems.append(Problem(file, "left out", detail))
+        detail = f"labels {rows.labels[0]!r} name nothing"
+        problems.append(Problem(file, "nothing in it", detail))
     events: list[tuple[TableRow, int]] = []
     for row in rows.events:
         where = f"row {row.row} of {row.table}: "

@@ -195,7 +195,8 @@ class Corrections:
                     opinion.add_no_to_others(*stretch)
                 else:
                     opinion.add(label, *stretch, decision.decision)
-            yield clip, list(people.values())
+            if people:  # a recording has clips of which no decision says anything
+                yield clip, list(people.values())
 
 
 _Yes = tuple[int, int, int]  # class, and cells from and to

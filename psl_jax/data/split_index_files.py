@@ -271,8 +271,8 @@ def _stored_splits(data_dir: str | os.PathLike[str], split: str) -> list[_Stored
         raise UserError(
             f"{data_dir} has no split {lacking[0]!r}; its splits are {splits(data_dir)}. Own "
             "recordings are split where there are three groups or more (config.data.group_by), or "
-            f"by splits.csv or a table {lacking[0]}.csv; unlabelled are those that no table names. "
-            "To other data psl-jax prepare --splits adds it"
+            f"by splits.csv or a table {lacking[0]}.csv; unlabelled are those that no table names, "
+            "of groups that are not held out. To other data psl-jax prepare --splits adds it"
         )
     return [stored[member] for member in members]
 

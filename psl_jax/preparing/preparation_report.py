@@ -30,7 +30,7 @@ def read_report(data_dir: str | os.PathLike[str]) -> dict[str, Any] | None:
 def write_report(folder: pathlib.Path, report: Mapping[str, Any]) -> None:
     files.write_json(folder / REPORT_NAME, report)
     with files.atomic_open(folder / SUMMARY_NAME, encoding="utf-8") as file:
-        file.write("\n".join(summarize_report(report, examples=20)) + "\n")
+        file.write("\n".join(summarize_report(report, examples=len(report["problems"]))) + "\n")
 
 
 def describe(

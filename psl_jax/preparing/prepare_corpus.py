@@ -53,7 +53,7 @@ def print_summary(report: dict[str, Any], data_dir: str | os.PathLike[str], exis
     lines = preparation_report.summarize_report(report)
     state = f"prepared {report['made']}, used again" if existed else "prepared"
     print(f"{lines[0]}, {state}: {data_dir}")
-    report_path = os.path.join(data_dir, preparation_report.REPORT_NAME)
+    report_path = os.path.join(data_dir, preparation_report.SUMMARY_NAME)
     if existed:  # the whole report was printed when it was made
         for name, split in report["splits"].items():
             print(f"  {name}: {split['clips']} of {split['rows']} clips, {split['hours']:.2f} h")

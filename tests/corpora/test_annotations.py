@@ -63,7 +63,8 @@ def test_tables_of_other_tools(tmp_path, name):
         keys = ("file", "onset", "offset", "label")
         assert events_of(found) == sorted(tuple(e[k] for k in keys) for e in right["events"])
         assert empty_of(found) == right.get("nothing_in", [])
-        rows = {p.detail.split(":")[0] for p in found.problems if p.kind == "left out"}
+        of_rows = [p for p in found.problems if p.kind in ("left out", "nothing in it")]
+        rows = {problem.detail.split(":")[0] for problem in of_rows}
         assert rows == {f"row {row['row']}" for row in right.get("left_out", [])}
         unknown = right["recordings"].keys() - {e["file"] for e in right["events"]}
         unknown -= set(empty_of(found))

@@ -141,7 +141,7 @@ def test_every_bad_file_is_reported_in_its_place(own):
         ("audio/silent.wav", "silent", "every sample is zero; kept"),
         ("audio/unknown one.wav", "unknown label", "'wolf' not in the classes; left out"),
         ("audio/unknown all.wav", "no label", "left out"),
-        ("audio/no label.wav", "left out", "labels ';' name nothing: nothing is in it"),
+        ("audio/no label.wav", "nothing in it", "labels ';' name nothing"),
         ("audio/none.wav", "missing", "row 18 of full.csv: no such recording in the folder"),
         ("audio/_under.wav", "unknown label", "row 6 of full_events.csv: 'wolf' not in the cla"),
         ("audio/_under.wav", "bad event", "row 7 of full_events.csv: 7 to 8 s is after the end"),
@@ -460,10 +460,12 @@ def test_files_that_are_called_a_little_otherwise(tmp_path):
         audio_files.write(tmp_path / name, audio_files.tone(0.3))
     for name in ("._full.csv", "sub/._One.WAV"):  # macOS leaves these on foreign disks
         (tmp_path / name).write_bytes(b"\0\x05\x16\x07")
-    names = ["sub\\one.wav", "two", "drei ä.WAV", "same.flac"]
+    # A separator of Windows, and an umlaut of two characters as on a Mac, are no other name.
+    audio_files.write(tmp_path / "sub" / "u\u0308.wav", audio_files.tone(0.3))
+    names = ["sub\\one.wav", "two", "drei ä.WAV", "same.flac", "sub\\\u00fc.wav"]
     rows = "".join(f"{name},dog\n" for name in names)
     labels, told, _ = read_tables(tmp_path, full=f"filename,labels\n{rows}")
-    assert set(labels) == {"sub/One.WAV", "two.flac", "Drei ä.wav", "same.flac"}
+    assert set(labels) == {"sub/One.WAV", "two.flac", "Drei ä.wav", "same.flac", "sub/u\u0308.wav"}
     assert told["other file name"].startswith("3 files are called otherwise")
     with pytest.raises(UserError, match=r"'same' may be same.flac or same.wav"):
         read_tables(tmp_path, full=f"filename,labels\n{rows}same,dog\n")

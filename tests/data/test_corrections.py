@@ -136,8 +136,9 @@ def test_labels_are_replaced_where_soft_and_weak_ones_are_joined(tmp_path):
 
 
 def test_recordings_are_found_by_their_clips_and_events_over_a_border_in_neither():
-    index = make_index([3], 160_000, [[], [], []])
-    index = dataclasses.replace(index, ids=np.array(["yard@0", "yard@10", "pond"]))
+    index = make_index([4], 160_000, [[], [], [], []])
+    ids = ["yard@0", "yard@10", "pond", "yard@20"]  # no decision is about the last clip
+    index = dataclasses.replace(index, ids=np.array(ids))
     lines = [
         Decision("north/yard.wav", 12, 14, "class 1", "yes", "ann"),
         Decision("yard", 8, 12, "class 2", "yes", "ann"),

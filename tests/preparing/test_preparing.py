@@ -15,7 +15,7 @@ from psl_jax.audio.segments import Segmentation
 from psl_jax.corpora import clip_rows, soundscapes
 from psl_jax.data import split_index_files
 from psl_jax.data.clip_index import ClipIndex
-from psl_jax.preparing import shards
+from psl_jax.preparing import preparation_report, shards
 from psl_jax.preparing.prepare_corpus import prepare
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
@@ -213,3 +213,14 @@ def test_shards_are_small_and_even(tmp_path, monkeypatch):
         split: split_index_files.shard_sizes(data_dir, split).tolist() for split in ("full", "eval")
     }
     assert sizes == {"full": [3, 3, 3, 1], "eval": [3, 2]}
+
+
+def test_the_written_report_has_every_problem(tmp_path):
+    missing = [
+        {"split": None, "file": f"{n}.wav", "kind": "missing", "detail": ""} for n in range(30)
+    ]
+    report = {"corpus": "own_data", "classes": 0, "splits": {}, "problems": missing}
+    preparation_report.write_report(tmp_path, report)
+    written = (tmp_path / preparation_report.SUMMARY_NAME).read_text()
+    assert all(f"{problem['file']}: " in written for problem in missing)
+    assert "    ... and 27 more" in preparation_report.summarize_report(report)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from psl_jax.audio.decoding import AUDIO_SUFFIXES
 from psl_jax.corpora.annotations import cells as cells_lib
 from psl_jax.corpora.annotations.plain_tables import PLAIN_KIND, read_plain
-from psl_jax.corpora.annotations.recording_names import RecordingNames, suffix_of
+from psl_jax.corpora.annotations.recording_names import RecordingNames, is_same_path, suffix_of
 from psl_jax.corpora.annotations.table_events import Hints, TableEvents, TableRow
 from psl_jax.corpora.annotations.tool_tables import (
     is_audacity,
@@ -176,9 +176,8 @@ def join_tables(
             continue
         result.tables.append(name)
         result.titles.update(table.header)
-        result.problems += [
-            Problem(name, "left out", f"row {row}: {reason}") for row, reason in table.left_out
-        ]
+        for kind, rows in (("left out", table.left_out), ("nothing in it", table.nothing_in)):
+            result.problems += [Problem(name, kind, f"row {row}: {reason}") for row, reason in rows]
         if suffix_of(name) == ".csv" and table.separator not in ("", ","):
             detail = f"its columns are separated by {SEPARATORS[table.separator]}"
             result.problems.append(Problem(name, "other separator", detail))
@@ -232,7 +231,7 @@ def _find_recordings(
                 outside[recording].append(row.row)
             result.unplaced.append(row)
             continue
-        if row.files and table.kind == PLAIN_KIND and posixpath.normpath(row.files[0]) != recording:
+        if row.files and table.kind == PLAIN_KIND and not is_same_path(row.files[0], recording):
             renamed[row.files[0]] = recording
         rows = result.rows.setdefault(recording, RecordingRows())
         for column in ("annotated_classes", "group"):

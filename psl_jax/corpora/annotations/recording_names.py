@@ -97,6 +97,11 @@ class RecordingNames:
         return best[0]
 
 
+def is_same_path(first: str, second: str) -> bool:
+    """Whether two paths differ at most in separators, and in how umlauts are coded."""
+    return _normalize(first) == _normalize(second)
+
+
 def _is_file(root: pathlib.Path, path: str) -> bool:
     """Whether there is such a file, for any text: it may be too long, or begin with s3:."""
     if is_remote(root):
@@ -104,9 +109,13 @@ def _is_file(root: pathlib.Path, path: str) -> bool:
     return os.path.isfile(root / path)
 
 
-def _fold(name: str) -> str:
+def _normalize(name: str) -> str:
     path = unicodedata.normalize("NFC", name.strip()).replace("\\", "/")
-    return posixpath.normpath(path.casefold())
+    return posixpath.normpath(path)
+
+
+def _fold(name: str) -> str:
+    return _normalize(name).casefold()
 
 
 def _parts(name: str) -> tuple[str, ...]:

@@ -58,6 +58,7 @@ class TableEvents:
     kind: str  # the tool, for messages
     rows: list[TableRow] = dataclasses.field(default_factory=list)
     left_out: list[tuple[int, str]] = dataclasses.field(default_factory=list)  # row, reason
+    nothing_in: list[tuple[int, str]] = dataclasses.field(default_factory=list)  # row, reason
     separator: str = ""  # between its columns, where it is text
     header: list[str] = dataclasses.field(default_factory=list)  # titles, where there are any
 
@@ -70,12 +71,12 @@ class TableEvents:
             )
         if not row.has_times:
             if not row.label:
-                self.left_out.append((row.row, "a recording without labels: nothing is in it"))
+                self.nothing_in.append((row.row, "no label, so no class sounds in this recording"))
         elif not row.label:
             self.left_out.append((row.row, "no label"))
             return
         elif row.label.casefold() == NOTHING:
-            self.left_out.append((row.row, f"{NOTHING} stands for nothing found"))
+            self.nothing_in.append((row.row, f"{NOTHING} stands for nothing found"))
             row = dataclasses.replace(row, label="", onset=0.0, offset=math.inf, has_times=False)
         elif row.is_unsure:
             self.left_out.append((row.row, f"the label {row.label} says that it is unsure"))
