@@ -128,7 +128,8 @@ def _fold_repetition(chosen: Sequence[int], folds: Sequence[int]) -> Repetition:
     if len(folds) < 2:
         raise UserError(
             "--folds: expected data with the splits fold1, fold2, ... Own recordings have them, "
-            "unless their splits.csv or tables give other splits (docs/DATA.md)"
+            "unless their splits.csv or tables give other splits, or there are fewer groups than "
+            "folds: then give another --config.data.group_by, such as recording (docs/DATA.md)"
         )
     for fold in chosen:
         if fold not in folds:

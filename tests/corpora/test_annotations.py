@@ -380,3 +380,10 @@ def test_names_of_recordings(tmp_path):
     touch(tmp_path, "copies/y.wav")
     (tmp_path / "e.csv").write_text(head + "./y.wav,0,1,dog\ncopies/y.wav,0,1,dog\n")
     assert sorted(read_annotations(tmp_path, Hints()).rows) == ["copies/y.wav", "y.wav"]
+    # What was deleted from a folder is missing, even if another folder has a file of that name.
+    (tmp_path / "north/x.wav").unlink()
+    touch(tmp_path, "north/z.wav")
+    (tmp_path / "e.csv").write_text(head + "North\\x.wav,0,1,dog\nnorth/z.wav,0,1,dog\n")
+    found = read_annotations(tmp_path, Hints())
+    assert list(found.rows) == ["north/z.wav"]
+    assert [p.file for p in found.problems if p.kind == "missing"] == ["North\\x.wav"]

@@ -27,10 +27,12 @@ class RecordingNames:
         self._by_path: dict[str, str] = {}
         self._by_base: dict[str, list[str]] = collections.defaultdict(list)
         self._by_stem: dict[str, list[str]] = collections.defaultdict(list)
+        self._folders: set[str] = set()  # those with recordings, folded
         for recording in sorted(recordings):
             base = _parts(recording)[-1]
             self._by_path[recording] = recording
             self._by_path.setdefault(unicodedata.normalize("NFC", recording), recording)
+            self._folders.add(posixpath.dirname(_fold(recording)))
             self._by_base[base].append(recording)
             self._by_stem[posixpath.splitext(base)[0]].append(recording)
         self._called: dict[str, tuple[str, ...]] = {}  # recording -> the longest path to it so far
@@ -83,6 +85,10 @@ class RecordingNames:
         has_suffix = _is_audio(name)
         table = self._by_base if has_suffix else self._by_stem
         candidates = table.get(parts[-1], [])
+        if (named := posixpath.dirname(folded)) and named in self._folders:
+            # A folder of that name is here: the recording may have been deleted from it.
+            folders = named, posixpath.dirname(_fold(posixpath.join(folder, name.strip())))
+            candidates = [c for c in candidates if posixpath.dirname(_fold(c)) in folders]
         folded_paths = {c: _fold(c if has_suffix else posixpath.splitext(c)[0]) for c in candidates}
         if self._root is not None or folded in folded_paths.values():
             candidates = [c for c in candidates if folded_paths[c] == folded]
