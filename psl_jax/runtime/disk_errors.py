@@ -8,6 +8,7 @@ import pathlib
 import re
 import shutil
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
 
@@ -82,11 +83,15 @@ def drop_output() -> None:
 
 def check_writable(folder: str | os.PathLike[str], option: str) -> None:
     """Makes a folder; raises UserError, naming the option, where nothing can be written into it."""
-    probe = path_of(folder) / f".psl_jax-{uuid.uuid4().hex}"
+    place = path_of(folder)
     try:
-        path_of(folder).mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
-        probe.unlink()
+        place.mkdir(parents=True, exist_ok=True)
+        if is_remote(place):
+            probe = place / f".psl_jax-{uuid.uuid4().hex}"
+            probe.write_bytes(b"")
+            probe.unlink()
+        else:
+            tempfile.TemporaryFile(dir=place).close()  # has no name that a kill would leave
     except UserError as error:  # of a bucket
         raise UserError(f"cannot write into {folder}, {option}: {error}") from error
     except OSError as error:
