@@ -1,6 +1,6 @@
 """Commands that are killed and given again until they end, and are then as if undisturbed.
 
-Each campaign is one kind of command; `faults.py` says how many kills it gets.
+Each campaign is one kind of command; `kills.py` says how many kills it gets.
 """
 
 import atexit
