@@ -131,7 +131,7 @@ def train_rates(
         return batches.train_batches(segments, order, start_step=step)
 
     def validate(variables) -> float:
-        scorer = Scorer(variables, LogMel(), flags.dtype)
+        scorer = Scorer(fold(parallel.to_host(variables)), LogMel(), flags.dtype)
         scores = evaluation.score_clips(scorer, validated, segmentation, flags.relabel_batch)
         return evaluation.mean_average_precision(scores, validated.index)
 
