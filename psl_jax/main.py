@@ -130,9 +130,9 @@ def _read_numbers(flag: flags.FlagHolder[Any], expected: str) -> list[int] | Non
     """The numbers of a flag such as 0,1,2; None where it is not given. Raises UserError."""
     if flag.value is None:
         return None
-    parts = [part.strip() for part in flag.value.split(",")]
-    numbers = [int(part) for part in parts if part.isdecimal()]
-    if len(set(numbers)) < len(parts):
+    words = [word.strip() for word in flag.value.split(",")]
+    numbers = [int(word) for word in words if word.isdecimal()]
+    if len(set(numbers)) < len(words):
         raise UserError(f"--{flag.name}={flag.value}: expected {expected}")
     return numbers
 

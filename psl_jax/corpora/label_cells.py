@@ -90,15 +90,15 @@ class LabelCells:
 
     def _split(self, text: str) -> list[str]:
         if _LIST.fullmatch(text):
-            parts = [a or b for a, b in _QUOTED.findall(text)] or text.strip()[1:-1].split(",")
+            names = [a or b for a, b in _QUOTED.findall(text)] or text.strip()[1:-1].split(",")
             self._note_once("Python list", f"labels such as {text!r} are read as lists")
         else:
             if re.search("[\t\r\n]", text):
                 detail = f"labels such as {text!r} are read as several, in lines or with tabs"
                 self._note_once("several labels", detail)
-            parts = re.split(f"[\t\r\n]|{re.escape(self._separator)}", _without_quotes(text))
-            parts = list(map(_without_quotes, parts))
-        return [name for name in map(clean_name, parts) if name]
+            names = re.split(f"[\t\r\n]|{re.escape(self._separator)}", _without_quotes(text))
+            names = list(map(_without_quotes, names))
+        return [name for name in map(clean_name, names) if name]
 
     def _note_once(self, kind: str, detail: str) -> None:
         if all(noted != kind for noted, _ in self.notes):

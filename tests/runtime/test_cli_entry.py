@@ -48,29 +48,28 @@ def test_a_reader_that_leaves_ends_the_program_quietly():
         assert process.stderr.read() == ""
 
 
+def check_full_disk_is_one_line(code: str) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [forked_python.path(), "-c", code], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    told = "\nerror: cannot write to standard output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (2, told)
+
+
 @pytest.mark.parametrize("flush", [True, False])
 def test_a_full_disk_behind_standard_output_is_one_line(flush):
     """In print itself, or where Python would complain of it at its exit."""
     body = f"from psl_jax.runtime import disk_errors; disk_errors.write_output('a' * 9) if {flush} "
     body += "else print('a line')"
     code = f"from psl_jax.runtime import cli_entry\ndef main(_):\n  {body}\ncli_entry.run(main)"
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [forked_python.path(), "-c", code], stdout=full, stderr=subprocess.PIPE, text=True
-        )
-    told = "\nerror: cannot write to standard output: No space left on device\n"
-    assert (done.returncode, done.stderr) == (2, told)
+    check_full_disk_is_one_line(code)
 
 
 @pytest.mark.parametrize("option", ["--help", "--version"])
 def test_help_on_a_full_disk_is_one_line(option):
     code = f"import sys; from psl_jax import cli; sys.argv = ['psl-jax', '{option}']; cli.run()"
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [forked_python.path(), "-c", code], stdout=full, stderr=subprocess.PIPE, text=True
-        )
-    told = "\nerror: cannot write to standard output: No space left on device\n"
-    assert (done.returncode, done.stderr) == (2, told)
+    check_full_disk_is_one_line(code)
 
 
 def test_help_for_a_reader_that_has_left():

@@ -66,10 +66,11 @@ def sheet_of(path: str, separator: str, rows: list[Row]) -> Sheet:
     body = []
     for row, cells in rows[1:]:
         if any(cells[len(header) :]):
-            what = SEPARATORS.get(separator, "the separator")
+            separator_name = SEPARATORS.get(separator, "the separator")
             raise UserError(
                 f"{path}, row {row}: more cells than the {len(header)} columns that row "
-                f"{rows[0][0]} names. Name all columns there, and quote a cell that holds {what}"
+                f"{rows[0][0]} names. Name all columns there, and quote a cell that holds "
+                f"{separator_name}"
             )
         body.append((row, [*cells, *[""] * len(header)][: len(header)]))
     return Sheet(path, separator, header, body)
@@ -89,8 +90,10 @@ def read_separated(path: str, text: str) -> Sheet:
         for line in reader:
             cells = [cell.strip() for cell in line]
             if any(separator in line for cell in cells for line in cell.splitlines()[1:]):
-                what = "a cell of several lines that look like rows. Is a quote not closed?"
-                raise UserError(f"{path}, row {row}: {what}")
+                raise UserError(
+                    f"{path}, row {row}: a cell of several lines that look like rows. Is a quote "
+                    "not closed?"
+                )
             if any(cells) or (cells and rows):  # the header is the first row that is not empty
                 rows.append((row, cells))
             row = reader.line_num + 1
