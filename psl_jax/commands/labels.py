@@ -25,10 +25,9 @@ from psl_jax.data.label_manifest import WEAK, LabelRule, segmentation_of
 from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter, made_with
 from psl_jax.data.source import Source, open_folder
 from psl_jax.label_files import (
-    efficientat_format,
     huggingface_folder,
     importing,
-    pretrainedsed_format,
+    logit_formats,
     resegment,
     sat_and_ced_formats,
     table_formats,
@@ -63,9 +62,9 @@ class _Format(NamedTuple):
 _FORMATS = {
     "parquet": _Format(".parquet", table_formats.open_parquet),
     "csv": _Format(".csv", table_formats.open_csv),
-    "npy": _Format(".npy", efficientat_format.open_file, has_logits=True, has_index=True),
+    "npy": _Format(".npy", logit_formats.open_efficientat, has_logits=True, has_index=True),
     "ced": _Format(".h5", sat_and_ced_formats.open_ced, has_index=True),
-    "pretrainedsed": _Format(".hdf5", pretrainedsed_format.open_file, has_logits=True),
+    "pretrainedsed": _Format(".hdf5", logit_formats.open_pretrainedsed, has_logits=True),
     "sat": _Format(".parquet", sat_and_ced_formats.open_sat),
     "hf": _Format(None, huggingface_folder.open_folder),
 }

@@ -277,80 +277,72 @@ def _describe_folder(
         "description": description,
         "conformsTo": "http://mlcommons.org/croissant/1.1",
         "distribution": [
-            {
-                "@type": "cr:FileObject",
-                "@id": "data",
-                "name": "data",
-                "contentUrl": "data",
-                "encodingFormat": "application/x-directory",
-                "sha256": "of a folder, which has none",
-            },
-            *(_describe_files(name, has_audio) for name in splits),
+            _make_node(
+                "cr:FileObject",
+                "data",
+                contentUrl="data",
+                encodingFormat="application/x-directory",
+                sha256="of a folder, which has none",
+            ),
+            *(
+                _make_node(
+                    "cr:FileSet",
+                    f"{name}-files",
+                    containedIn={"@id": "data"},
+                    encodingFormat="application/x-parquet",
+                    includes=f"{name}/*.parquet" if has_audio else f"{name}/*/*.parquet",
+                )
+                for name in splits
+            ),
         ],
         "recordSet": [
-            {
-                "@type": "cr:RecordSet",
-                "@id": "classes",
-                "name": "classes",
-                "key": {"@id": "classes/number"},
-                "field": [
-                    _describe_field("classes/number", "sc:Integer"),
-                    _describe_field("classes/name", "sc:Text"),
+            _make_node(
+                "cr:RecordSet",
+                "classes",
+                key={"@id": "classes/number"},
+                field=[
+                    _make_node("cr:Field", "classes/number", dataType="sc:Integer"),
+                    _make_node("cr:Field", "classes/name", dataType="sc:Text"),
                 ],
-                "data": [
+                data=[
                     {"classes/number": number, "classes/name": name}
                     for number, name in enumerate(index.classes)
                 ],
-            },
-            *(_describe_segments(name, index.classes, has_audio=has_audio) for name in splits),
+            ),
+            *(_describe_segments(name, index.num_classes, has_audio=has_audio) for name in splits),
         ],
     }
     files.write_json(folder / "croissant.json", croissant)
     return [folder / "README.md", folder / "croissant.json"]
 
 
-def _describe_files(split: str, has_audio: bool) -> dict[str, Any]:
-    return {
-        "@type": "cr:FileSet",
-        "@id": f"{split}-files",
-        "name": f"{split}-files",
-        "containedIn": {"@id": "data"},
-        "encodingFormat": "application/x-parquet",
-        "includes": f"{split}/*.parquet" if has_audio else f"{split}/*/*.parquet",
-    }
-
-
-def _describe_segments(split: str, classes: Sequence[str], *, has_audio: bool) -> dict[str, Any]:
+def _describe_segments(split: str, num_classes: int, *, has_audio: bool) -> dict[str, Any]:
     """Describes the rows of a split, one a segment."""
 
     def describe(column: str, data_type: str, **more: Any) -> dict[str, Any]:
+        name = f"{split}/{column}"
         source = {"fileSet": {"@id": f"{split}-files"}, "extract": {"column": column}}
         if column == "audio":
             source["transform"] = {"jsonPath": "bytes"}
-        return _describe_field(f"{split}/{column}", data_type, source=source, **more)
+        return _make_node("cr:Field", name, dataType=data_type, source=source, **more)
 
-    return {
-        "@type": "cr:RecordSet",
-        "@id": split,
-        "name": split,
-        "description": "A row is a segment of a clip; onset and offset are seconds in the clip.",
-        "field": [
+    weak = {"arrayShape": "-1", "references": {"field": {"@id": "classes/number"}}}
+    return _make_node(
+        "cr:RecordSet",
+        split,
+        description="A row is a segment of a clip; onset and offset are seconds in the clip.",
+        field=[
             describe("clip", "sc:Text"),
             describe("segment", "cr:Int32"),
             describe("onset", "cr:Float64"),
             describe("offset", "cr:Float64"),
             describe("audio", "sc:AudioObject") if has_audio else describe("file_name", "sc:Text"),
-            describe(
-                "weak_labels",
-                "sc:Integer",
-                isArray=True,
-                arrayShape="-1",
-                references={"field": {"@id": "classes/number"}},
-            ),
-            describe("soft_labels", "cr:Float16", isArray=True, arrayShape=f"{len(classes)}"),
+            describe("weak_labels", "sc:Integer", isArray=True, **weak),
+            describe("soft_labels", "cr:Float16", isArray=True, arrayShape=f"{num_classes}"),
         ],
-    }
+    )
 
 
-def _describe_field(name: str, data_type: str, **more: Any) -> dict[str, Any]:
-    return {"@type": "cr:Field", "@id": name, "name": name, "dataType": data_type} | more
+def _make_node(kind: str, name: str, **more: Any) -> dict[str, Any]:
+    """Makes a node of croissant.json."""
+    return {"@type": kind, "@id": name, "name": name} | more

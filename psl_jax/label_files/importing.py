@@ -131,7 +131,8 @@ def import_labels(
     """
     clip_names = ClipNames(index.ids, path)
     writer = open_writer() if label_manifest.are_begun(directory) else None
-    with _open_scratch(path, file, index, segmentation, directory, len(class_columns)) as scratch:
+    scratch = _Scratch(path, file, index, segmentation)
+    with scratch.open(directory, len(class_columns)):
         num_rows, num_known_rows = _place_rows(file, clip_names, class_columns, scratch)
         clip_names.check_some_found(num_known_rows)
         if not num_rows:
@@ -209,29 +210,40 @@ class _Scratch:
     """The labels of all segments of a split, clip after clip, as the rows of a file arrive.
 
     Attributes:
-      values: [segments, classes]; sums, where the file has views.
+      values: [segments, classes]; sums, where the file has views. See `open`.
       num_rows: rows that each segment had [segments].
     """
 
+    values: np.ndarray
+
     def __init__(
-        self,
-        path: pathlib.Path,
-        file: LabelFile,
-        index: ClipIndex,
-        segmentation: Segmentation,
-        values: np.ndarray,
+        self, path: pathlib.Path, file: LabelFile, index: ClipIndex, segmentation: Segmentation
     ):
         self.path, self.file, self.index, self.segmentation = path, file, index, segmentation
-        self.values = values
         self.counts = segmentation.count_segments(index.num_samples).astype(np.int64)
         self.starts = np.cumsum(self.counts) - self.counts
-        self.num_rows = np.zeros(len(values), np.uint32)
+        self.num_rows = np.zeros(self.counts.sum(), np.uint32)
+
+    @contextlib.contextmanager
+    def open(self, folder: pathlib.Path, num_classes: int) -> Iterator[None]:
+        """Keeps the values in a file that is deleted when the block ends, however it ends."""
+        dtype = np.dtype(np.float32 if self.file.has_views else np.float16)
+        shape = max(len(self.num_rows), 1), num_classes
+        num_bytes = shape[0] * num_classes * dtype.itemsize
+        folder.mkdir(parents=True, exist_ok=True)
+        advice = f"{num_bytes / 1e9:.2f} GB are needed beside the labels."
+        with plain_disk_errors(folder, advice), tempfile.TemporaryFile(dir=folder) as scratch_file:
+            # Memory that a full disk cannot back would end the process without a word.
+            os.posix_fallocate(scratch_file.fileno(), 0, num_bytes)
+            self.values = np.memmap(scratch_file, dtype, "r+", shape=shape)
+            yield
 
     def match(self, block: Block, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Finds the segments of each row: numbers of rows of the block, and a segment of each.
 
-        A row may have several segments or none. clips: the clip of each row; -1 where the data
-        does not have it.
+        A row that has the times of a segment belongs to that segment alone (others may overlap it).
+        Any other row with times belongs to the segments whose middles lie in it, perhaps none.
+        clips: the clip of each row; -1 where the data does not have it.
         """
         counts = np.where(clips < 0, 0, self.counts[clips])
         if block.segments is not None:
@@ -257,51 +269,31 @@ class _Scratch:
                 f"{self.path}: clip {block.names[row]} has a row from {block.onsets[row]:g} to "
                 f"{block.offsets[row]:g} s: expected two times in seconds, the later one second"
             )
+        onsets, offsets = block.onsets[rows], block.offsets[rows]
         clip_seconds = self.index.num_samples[clips[rows]] / SAMPLE_RATE
-        is_fitting = self._find_fitting(
-            rows, segments, clip_seconds, block.onsets[rows], block.offsets[rows]
-        )
-        return rows[is_fitting], segments[is_fitting]
-
-    def _find_fitting(
-        self,
-        rows: np.ndarray,
-        segments: np.ndarray,
-        clip_seconds: np.ndarray,
-        onsets: np.ndarray,
-        offsets: np.ndarray,
-    ) -> np.ndarray:
-        """Tells which pairs of a row and a segment of its clip, [n] all, belong together: bool [n].
-
-        A row that has the times of a segment belongs to that segment alone (others may overlap it).
-        Any other row belongs to the segments whose middles lie in it.
-        """
         segment_onsets, segment_offsets = self.segmentation.compute_times(segments)
         ends = np.minimum(segment_offsets, clip_seconds)
         middles = (segment_onsets + np.maximum(ends, segment_onsets)) / 2
         has_same_times = np.abs(onsets - segment_onsets) < SAME_SECONDS
         has_same_times &= np.abs(np.minimum(offsets, clip_seconds) - ends) < SAME_SECONDS
-        has_segment_times = np.zeros(rows.max(initial=-1) + 1, bool)
-        has_segment_times[rows[has_same_times]] = True
+        has_segment_times = np.isin(rows, rows[has_same_times])
         has_middle = (onsets <= middles) & (middles < offsets)
-        return np.asarray(np.where(has_segment_times[rows], has_same_times, has_middle))
+        is_fitting = np.where(has_segment_times, has_same_times, has_middle)
+        return rows[is_fitting], segments[is_fitting]
 
     def add(self, clips: np.ndarray, segments: np.ndarray, values: np.ndarray) -> None:
         """Adds labels [n, classes] of segments. Raises UserError for a second row of a segment."""
         places = self.starts[clips] + segments
+        np.add.at(self.num_rows, places, 1)
         if self.file.has_views:
             np.add.at(self.values, places, values)
-        else:
-            unique_places, first = np.unique(places, return_index=True)
-            repeated = np.delete(np.arange(len(places)), first)
-            repeated = np.append(repeated, first[self.num_rows[unique_places] > 0])
-            if len(repeated):
-                clip, segment = clips[repeated[0]], segments[repeated[0]]
-                raise UserError(
-                    f"{self.path}: clip {self.index.ids[clip]}, segment {segment} has two rows"
-                )
-            self.values[places] = values
-        np.add.at(self.num_rows, places, 1)
+            return
+        if (repeated := np.flatnonzero(self.num_rows[places] > 1)).size:
+            clip, segment = clips[repeated[0]], segments[repeated[0]]
+            raise UserError(
+                f"{self.path}: clip {self.index.ids[clip]}, segment {segment} has two rows"
+            )
+        self.values[places] = values
 
     def find_missing(self) -> tuple[int, np.ndarray]:
         """Counts the segments without a row, and lists the numbers of their clips."""
@@ -319,29 +311,6 @@ class _Scratch:
             values = np.where(num_rows > 0, values / np.maximum(num_rows, 1), np.nan)
             weak = np.repeat(self.index.weak_labels(clips), self.counts[clips], axis=0)
             writer.write_shard(shard, np.where(np.isnan(values), weak, values))
-
-
-@contextlib.contextmanager
-def _open_scratch(
-    path: pathlib.Path,
-    file: LabelFile,
-    index: ClipIndex,
-    segmentation: Segmentation,
-    folder: pathlib.Path,
-    num_classes: int,
-) -> Iterator[_Scratch]:
-    """Opens a scratch file that is deleted when the block ends, however it ends."""
-    num_segments = int(segmentation.count_segments(index.num_samples).sum(dtype=np.int64))
-    dtype = np.dtype(np.float32 if file.has_views else np.float16)
-    num_bytes = max(num_segments, 1) * num_classes * dtype.itemsize
-    folder.mkdir(parents=True, exist_ok=True)
-    advice = f"{num_bytes / 1e9:.2f} GB are needed beside the labels."
-    with plain_disk_errors(folder, advice), tempfile.TemporaryFile(dir=folder) as scratch_file:
-        # Memory that a full disk cannot back would end the process without a word.
-        os.posix_fallocate(scratch_file.fileno(), 0, num_bytes)
-        values = np.memmap(scratch_file, dtype, "r+", shape=(max(num_segments, 1), num_classes))
-        yield _Scratch(path, file, index, segmentation, values[:num_segments])
-        del values
 
 
 # --- Folders of earlier versions ------------------------------------------------------------------

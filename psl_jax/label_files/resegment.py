@@ -10,7 +10,7 @@ from psl_jax.runtime.errors import UserError
 _BLOCK = 256  # segments at a time: those of an hour times its frames would not fit into memory
 
 
-def compute_bounds(
+def _compute_bounds(
     segmentation: Segmentation, num_segments: int, num_samples: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Computes the first and past-the-last sample of a clip's segments, without padding."""
@@ -18,26 +18,20 @@ def compute_bounds(
     return begin, np.minimum(begin + segmentation.segment_samples, num_samples)
 
 
-def compute_means(
+def _compute_means(
     values: np.ndarray, first: np.ndarray, last: np.ndarray, begin: np.ndarray, end: np.ndarray
 ) -> np.ndarray:
-    """Computes means over segments [begin, end) of values that hold over intervals [first, last).
+    """Computes means of values [intervals, classes] over segments: float32 [segments, classes].
 
-    An interval weighs as many samples as it shares with the segment; intervals may overlap.
-
-    Args:
-      values: values of the intervals [..., intervals, classes].
-      first, last: their first and past-the-last samples.
-      begin, end: those of the segments.
-
-    Returns float32 [..., segments, classes].
+    A value holds over the samples [first, last) of its interval, which weighs as many samples as it
+    shares with the segment [begin, end). Intervals may overlap.
     """
-    segment_means = np.empty((*values.shape[:-2], len(begin), values.shape[-1]), np.float32)
+    segment_means = np.empty((len(begin), values.shape[-1]), np.float32)
     for start in range(0, len(begin), _BLOCK):
         block = slice(start, start + _BLOCK)
         shared_samples = np.minimum(end[block, None], last) - np.maximum(begin[block, None], first)
         weights = np.maximum(shared_samples, 0).astype(np.float32)
-        segment_means[..., block, :] = (weights / weights.sum(axis=1, keepdims=True)) @ values
+        segment_means[block] = (weights / weights.sum(axis=1, keepdims=True)) @ values
     return segment_means
 
 
@@ -63,9 +57,9 @@ def write_resegmented(labels: SoftLabels, writer: SoftLabelWriter) -> None:
         segment_counts = writer.segmentation.count_segments(lengths)
         clip_labels = []
         for clip, num_samples in enumerate(lengths):
-            first, last = compute_bounds(labels.segmentation, counts[clip], num_samples)
+            first, last = _compute_bounds(labels.segmentation, counts[clip], num_samples)
             last[-1] = num_samples
-            begin, end = compute_bounds(writer.segmentation, segment_counts[clip], num_samples)
-            segment_labels = compute_means(values[clip, : counts[clip]], first, last, begin, end)
+            begin, end = _compute_bounds(writer.segmentation, segment_counts[clip], num_samples)
+            segment_labels = _compute_means(values[clip, : counts[clip]], first, last, begin, end)
             clip_labels.append(segment_labels.astype(np.float16))
         writer.write_shard(shard, np.concatenate(clip_labels))
