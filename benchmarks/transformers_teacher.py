@@ -23,7 +23,7 @@ from psl_jax.teachers import open_teacher
 
 
 def make_ours(folder: str, batch_size: int):
-    teacher = open_teacher.load_teacher(open_teacher.parse_name(f"transformers:{folder}")[0])
+    teacher = open_teacher.load_teacher(open_teacher.parse_name(f"transformers:{folder}"))
     scorer = teacher.make_scorer()
     scorer.fitting(batch_size, 10.0)
 

@@ -42,6 +42,7 @@ def main(arguments: argparse.Namespace) -> None:
     from psl_jax.data import split_index_files
     from psl_jax.networks import class_lists
     from psl_jax.runtime import distributed
+    from psl_jax.scoring.settings import RelabelSettings
     from psl_jax.teachers import open_teacher
 
     distributed.configure()
@@ -49,13 +50,10 @@ def main(arguments: argparse.Namespace) -> None:
     if out.exists():
         raise UserError(f"--out={out} is there, perhaps with a person's changes: name another file")
     disk_errors.check_writable(out.parent, "--out")
-    parts = open_teacher.parse_name(arguments.teacher)
-    if len(parts) > 1:
-        raise UserError(f"{arguments.teacher} is several teachers: draft a map for each of them")
     classes = split_index_files.class_names(split_index_files.find_data_dir(arguments.data))
-    trust_remote_code = arguments.trust_remote_code
-    teacher = open_teacher.load_teacher(parts[0], trust_remote_code=trust_remote_code)
-    draft = class_lists.draft_class_map(classes, teacher.classes)
+    settings = RelabelSettings(trust_remote_code=arguments.trust_remote_code)
+    teacher_classes = open_teacher.list_classes(arguments.teacher, settings)
+    draft = class_lists.draft_class_map(classes, teacher_classes)
     files.write_csv(out, ("class", "teacher_class", "match"), draft)
     numbers = collections.Counter(match for _, _, match in draft)
     for name, teacher_class, match in draft:

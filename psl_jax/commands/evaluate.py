@@ -101,7 +101,7 @@ def main(arguments: argparse.Namespace) -> None:
         "segment_seconds": seconds,
         "dtype": arguments.dtype,
     }
-    scorer_description: dict[str, Any] = {"teachers": teacher.entries}
+    scorer_description: dict[str, Any] = {"teachers": [teacher.entry]}
     if teacher.model:
         front_end = dataclasses.asdict(teacher.model.info.logmel)
         # Earlier versions had a choice, and evaluations of theirs go on.

@@ -5,10 +5,9 @@
     psl-jax main --config configs/psl2s.py --config.teacher=fitted:fitted.npz ...
 
 The classifier is a logistic regression for each class of the data. Its inputs are the logits of all
-classes of the tagger, or of several taggers (A+KIND:B); its targets are the weak labels of the
-split's clips. It needs no class map. Five-fold cross-validation selects the penalty. The result is
-a teacher (docs/TEACHERS.md), which needs the tagger's own file wherever it is used. The same
-command continues a fit that was stopped.
+classes of the tagger; its targets are the weak labels of the split's clips. It needs no class map.
+Five-fold cross-validation selects the penalty. The result is a teacher (docs/TEACHERS.md), which
+needs the tagger's own file wherever it is used. The same command continues a fit that was stopped.
 """
 
 import argparse
@@ -42,10 +41,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: argparse.Namespace) -> None:
     """Scores, fits and writes."""
-    task, parts = scoring_cli.open_raw_task(arguments, arguments.segment_seconds)
+    task, tagger = scoring_cli.open_raw_task(arguments, arguments.segment_seconds)
     index, scorer = task.source.index, task.make_scorer()
     made_with = {
-        "teachers": [part["digest"] for part in parts],
+        "teachers": [tagger["digest"]],
         "split": arguments.split,
         "segment_seconds": task.segmentation.seconds,
         "dtype": arguments.dtype,
@@ -87,7 +86,7 @@ def main(arguments: argparse.Namespace) -> None:
             arguments.out,
             fit_result.classifier,
             classes=index.classes,
-            parts=parts,
+            tagger=tagger,
             segment_seconds=task.segmentation.seconds,
             fitted_to=about,
         )

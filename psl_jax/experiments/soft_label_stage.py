@@ -159,7 +159,7 @@ class SoftLabelStage:
             return self._foreign_teacher
         classes = self._open_source().index.classes
         teacher = open_teacher.open_teacher(self.teacher, classes, self.settings.relabel)
-        if open_teacher.is_other_teacher(self.teacher):
+        if open_teacher.parse_name(self.teacher).kind != "run":
             self._foreign_teacher = teacher
         return teacher
 

@@ -45,10 +45,10 @@ class StartModel:
 
 def _find_place(init_from: str) -> str:
     """The file or folder of a name, which may be that of a teacher of our networks: mn:FILE."""
-    parts = parse_name(init_from)
-    if len(parts) > 1 or parts[0].kind not in ("run", "mn"):
+    kind, where = parse_name(init_from)
+    if kind not in ("run", "mn"):
         raise UserError("expected one model of psl_jax's networks")
-    return parts[0].where
+    return where
 
 
 def started_variables(

@@ -245,7 +245,7 @@ def _check_teachers(experiments: Mapping[str, Settings]) -> None:
             continue
         if (missing_place := open_teacher.find_missing(teacher)) is None:
             continue
-        if open_teacher.is_other_teacher(teacher):
+        if open_teacher.parse_name(teacher).kind != "run":
             raise UserError(f"the teacher of {name!r} is {teacher!r}: there is no {missing_place}")
         near = difflib.get_close_matches(teacher, experiments, 1)
         hint = f" Did you mean {near[0]!r}?" if near else ""

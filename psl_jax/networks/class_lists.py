@@ -245,19 +245,14 @@ def name_columns(
 
 
 def classes_beside(
-    path: str | os.PathLike[str],
-    width: int,
-    listed: str | os.PathLike[str] | None = None,
-    other_remedy: str = "",
+    path: str | os.PathLike[str], width: int, other_remedy: str = ""
 ) -> tuple[str, ...]:
-    """Names of a file's `width` classes: of the list `listed`, of FILE.classes.csv, or by number.
+    """Names of a file's `width` classes: those in FILE.classes.csv, or of a list of that length.
 
     Raises UserError, see `name_columns`, whose remedy `other_remedy` extends.
     """
     beside = f"{os.fspath(path)}.classes.csv"
-    if not listed and os.path.exists(beside):
-        listed = beside
-    names = read_classes(listed)[0] if listed else None
+    names = read_classes(beside)[0] if os.path.exists(beside) else None
     remedy = f"put their list beside it as {beside} (column label, or index,mid,display_name)"
     return name_columns(names, width, path, remedy + other_remedy)
 

@@ -1,8 +1,8 @@
 """A classifier of the data's own classes on the scores of other taggers: FILE.npz of `psl-jax fit`.
 
-Its features are the logits of all classes of one or more teachers. The logits of a tagger with
-hundreds of classes hold about all that its last layer contains (EfficientAT's mn: 527 of 512
-values), also about classes that it has no name for.
+Its features are the logits of all classes of a tagger. Where these are hundreds, they hold about
+all that its last layer contains (EfficientAT's mn: 527 of 512 values), also about classes that it
+has no name for.
 """
 
 import dataclasses
@@ -17,8 +17,7 @@ import numpy as np
 
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
-from psl_jax.teachers.combined_teachers import combine
-from psl_jax.teachers.teacher import Teacher
+from psl_jax.teachers.teacher import Teacher, map_scores
 
 FORMAT = 1
 _MIN_PROBABILITY = 3e-8  # for a stored 0: half of float16's smallest number
@@ -42,7 +41,7 @@ class Classifier:
 
 
 def compute_features(scores: np.ndarray) -> np.ndarray:
-    """Computes the logits, finite, of probabilities [n, classes of all teachers]: float32."""
+    """Computes the logits, finite, of probabilities [n, classes of the tagger]: float32."""
     p = np.clip(np.asarray(scores, np.float64), _MIN_PROBABILITY, 1 - _MIN_PROBABILITY)
     return (np.log(p) - np.log1p(-p)).astype(np.float32)
 
@@ -52,20 +51,20 @@ def save(
     classifier: Classifier,
     *,
     classes: Sequence[str],
-    parts: Sequence[dict[str, str]],
+    tagger: dict[str, str],
     segment_seconds: float,
     fitted_to: dict[str, Any],
 ) -> None:
     """Writes FILE.npz.
 
     Args:
-      parts: kind, where and digest of each teacher, in their order.
+      tagger: its kind, where it is, and its digest.
       fitted_to: facts about the data.
     """
     metadata = {
         "format": FORMAT,
         "classes": list(classes),
-        "teachers": list(parts),
+        "teachers": [tagger],
         "segment_seconds": segment_seconds,
         "fitted_to": fitted_to,
     }
@@ -78,38 +77,33 @@ def save(
         )
 
 
-def load(path: str, load_part: Callable[[str, str], Teacher]) -> Teacher:
-    """Reads the teacher in FILE.npz; load_part opens a teacher of its features by kind and where.
+def load(path: str, load_tagger: Callable[[str, str], Teacher]) -> Teacher:
+    """Reads the teacher in FILE.npz; load_tagger opens the tagger of a kind, and where it is.
 
-    Raises UserError, also where one of them is missing or has changed.
+    Raises UserError, also where the tagger is missing or has changed.
     """
     metadata, classifier = _read_file(path)
     classes = tuple(metadata["classes"])
-    teachers = [_open_part(path, part, load_part) for part in metadata["teachers"]]
-    num_features = sum(len(teacher.classes) for teacher in teachers)
+    tagger = _open_tagger(path, metadata["teachers"][0], load_tagger)
+    num_features = len(tagger.classes)
     if classifier.kernel.shape != (num_features, len(classes)):
         raise UserError(
-            f"{path}: a kernel of {list(classifier.kernel.shape)} is for other teachers: they have "
-            f"{num_features} classes. Fit it again"
+            f"{path}: a kernel of {list(classifier.kernel.shape)} is for another tagger: this one "
+            f"has {num_features} classes. Fit it again"
         )
-
-    def classify(scores: Sequence[np.ndarray]) -> np.ndarray:
-        return classifier(compute_features(np.concatenate(scores, axis=1))).astype(np.float32)
 
     name = os.path.splitext(os.path.basename(path))[0]
     arrays_hash = hashlib.sha256(classifier.kernel.tobytes() + classifier.bias.tobytes())
-    digest = files.json_digest([[t.digest for t in teachers], arrays_hash.hexdigest()])
+    digest = files.json_digest([[tagger.digest], arrays_hash.hexdigest()])
     fitted = {"kind": "fitted", "name": name, "digest": digest, "classes": len(classes)}
-    entry = {"fitted": fitted | metadata["fitted_to"]}
-    summaries = " and ".join(f"[{teacher.summary}]" for teacher in teachers)
-    return combine(
-        teachers,
-        classify,
+    return map_scores(
+        tagger,
+        lambda scores: classifier(compute_features(scores)).astype(np.float32),
         name=name,
         classes=classes,
         digest=digest,
-        entries=[part | entry for teacher in teachers for part in teacher.entries],
-        summary=f"{name}: {len(classes)} classes fitted to the logits of {summaries}",
+        entry=tagger.entry | {"fitted": fitted | metadata["fitted_to"]},
+        summary=f"{name}: {len(classes)} classes fitted to the logits of [{tagger.summary}]",
         segment_seconds=float(metadata["segment_seconds"]),
     )
 
@@ -128,25 +122,27 @@ def _read_file(path: str) -> tuple[dict[str, Any], Classifier]:
             f"{path} has format {metadata.get('format')!r}, and this version reads {FORMAT}: fit "
             "it again"
         )
+    if len(metadata["teachers"]) > 1:
+        raise UserError(f"{path} was fitted to several taggers, expected one: fit it again")
     return metadata, classifier
 
 
-def _open_part(
-    path: str, part: dict[str, str], load_part: Callable[[str, str], Teacher]
+def _open_tagger(
+    path: str, tagger: dict[str, str], load_tagger: Callable[[str, str], Teacher]
 ) -> Teacher:
-    """Opens a teacher where the file says, or else one of the same name beside the file."""
-    kind, where = part["kind"], part["where"]
+    """Opens a tagger where the file says, or else one of the same name beside the file."""
+    kind, where = tagger["kind"], tagger["where"]
     if kind not in ("python", "transformers") and not os.path.exists(where):
         where = os.path.join(os.path.dirname(path), os.path.basename(where))
         if not os.path.exists(where):
             raise UserError(
-                f"{path} needs {kind}:{part['where']}, which is not there: put it back, or beside "
-                f"{path}"
+                f"{path} needs {kind}:{tagger['where']}, which is not there: put it back, or "
+                f"beside {path}"
             )
-    teacher = load_part(kind, where)
-    if teacher.digest != part["digest"]:
+    teacher = load_tagger(kind, where)
+    if teacher.digest != tagger["digest"]:
         raise UserError(
-            f"{path} was fitted to {kind}:{where} with digest {part['digest']}, which has "
+            f"{path} was fitted to {kind}:{where} with digest {tagger['digest']}, which has "
             f"{teacher.digest} now: put that one back, or fit again"
         )
     return teacher

@@ -10,6 +10,7 @@ from psl_jax.audio.segments import flatten
 from psl_jax.data.label_manifest import LabelRule
 from psl_jax.data.segment_loader import Batch
 from psl_jax.runtime import parallel
+from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.ordered_map import ordered_map
 from psl_jax.scoring.scorer import CPU_BATCH
 
@@ -72,6 +73,25 @@ class HostScorer:
             values = self._run(np.stack([waveforms[row] for row in rows]))
             scores |= zip(rows, values, strict=True)
         return np.stack([scores[row] for row in range(len(waveforms))])
+
+
+def make_opener(
+    run: Run, rate: int, name: str, *, takes_batches: bool = True
+) -> Callable[[LabelRule], HostScorer]:
+    """Makes a function that opens the scorer of a teacher which computes in float32 alone.
+
+    The function raises UserError for another data type.
+    """
+
+    def open_scorer(rule: LabelRule) -> HostScorer:
+        if rule.dtype != "float32":
+            raise UserError(
+                f"{name} computes in float32 alone, not in {rule.dtype}: leave out --dtype, in an "
+                "experiment config.relabel.dtype"
+            )
+        return HostScorer(run, rate, rule, takes_batches=takes_batches)
+
+    return open_scorer
 
 
 def _select_real_rows(batch: Batch) -> Batch:

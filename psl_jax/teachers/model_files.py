@@ -12,23 +12,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from psl_jax.data.label_manifest import LabelRule
 from psl_jax.networks import class_lists
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import MissingPackageError, UserError
 from psl_jax.runtime.settings import check, list_settings, setting
-from psl_jax.teachers.host_scorer import HostScorer, Run, cut_windows
+from psl_jax.teachers.host_scorer import Run, cut_windows, make_opener
 from psl_jax.teachers.teacher import (
     AUDIOSET_SECONDS,
     Teacher,
     check_scores,
-    describe,
     make_quiet_noise,
-    refuse_other_types,
+    make_teacher,
 )
 
 _HOPS = {15_600: 7680}  # from one of YAMNet's patches to the next; else half a patch
-_Classes = str | tuple[str, ...]  # a CSV, or names; "": those in the file, or AudioSet's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +66,7 @@ def load(kind: str, path: str) -> Teacher:
     file = pathlib.Path(path)
     if not file.is_file():
         raise UserError(f"{path}: there is no such file")
-    description, given_classes = _read_description(file)
+    description = _read_description(file)
     runtime = {"onnx": _open_onnx, "tflite": _open_tflite}[kind](file, description)
     if isinstance(rate := runtime.info.get("sample_rate"), int):
         description = dataclasses.replace(description, rate=rate)
@@ -78,55 +75,44 @@ def load(kind: str, path: str) -> Teacher:
     run = _make_runner(description, runtime, patch, hop)
     scores = run(make_quiet_noise(1, rate))
     check_scores(scores, path)
-    classes = _find_classes(file, given_classes, runtime, scores.shape[1])
+    classes = _find_classes(file, runtime.info.get("classes"), scores.shape[1])
     # Keys without a choice are those that digests of earlier labels have.
     settings = dataclasses.asdict(description) | {"patch": patch, "patch_hop": hop}
     settings |= {"input": "waveform", **dict.fromkeys(("file", "classes", "given", "spectrum"))}
     digest = files.json_digest([kind, files.compute_sha256(file), settings, list(classes)])
-    name, length = file.stem, f", {patch / rate:g} s at a time" if patch else ""
-
-    def open_scorer(rule: LabelRule) -> HostScorer:
-        refuse_other_types(rule, name)
-        return HostScorer(run, rate, rule, takes_batches=runtime.takes_batches)
-
-    return Teacher(
-        name,
+    return make_teacher(
+        kind,
+        file.stem,
         classes,
-        rate,
-        digest,
-        describe(kind, name, classes, rate=rate, digest=digest, input="waveform"),
-        f"{name}: {kind}, waveform at {rate / 1000:g} kHz{length}, digest {digest}, "
-        f"{len(classes)} classes",
-        open_scorer,
-        float(runtime.info.get("segment_seconds", AUDIOSET_SECONDS)),
-        str(runtime.info.get("output", "sigmoid")),
+        make_opener(run, rate, file.stem, takes_batches=runtime.takes_batches),
+        rate=rate,
+        digest=digest,
+        what=kind + (f", {patch / rate:g} s at a time" if patch else ""),
+        facts={"input": "waveform"},
+        segment_seconds=float(runtime.info.get("segment_seconds", AUDIOSET_SECONDS)),
+        output=str(runtime.info.get("output", "sigmoid")),
     )
 
 
-def _read_description(file: pathlib.Path) -> tuple[Description, _Classes]:
+def _read_description(file: pathlib.Path) -> Description:
     """Reads FILE.toml, if there is one. Raises UserError for unknown keys and values."""
     path = pathlib.Path(f"{file}.toml")
     if not path.is_file():
-        return Description(), ""
+        return Description()
     try:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path} as a description of a teacher: {error}") from error
-    classes = settings.pop("classes", "")
     infos = dict(list_settings(Description))
     for key, value in settings.items():
         if key not in infos:
             near = class_lists.near_names(key, list(infos))
-            known = ", ".join([*infos, "classes"])
-            raise UserError(f"{path}: unknown key {key!r}{near}; known: {known}")
+            raise UserError(
+                f"{path}: unknown key {key!r}{near}; known: {', '.join(infos)}. The names of the "
+                f"classes stand in {file}.classes.csv"
+            )
         check(key, value, infos[key], f"{path}: ")
-    if isinstance(classes, list):
-        classes = tuple(map(str, classes))
-    elif not isinstance(classes, str):
-        raise UserError(f"{path}: classes is {classes!r}, expected a CSV or a list of names")
-    elif classes:
-        classes = os.fspath(path.parent / classes)
-    return Description(**settings), classes
+    return Description(**settings)
 
 
 def _find_patch(file: pathlib.Path, shape: tuple[int | None, ...]) -> int:
@@ -178,16 +164,12 @@ def _average_over_time(outputs: np.ndarray, num_rows: int) -> np.ndarray:
     return np.asarray(rows.mean(axis=1))
 
 
-def _find_classes(
-    file: pathlib.Path, given: _Classes, runtime: Runtime, count: int
-) -> tuple[str, ...]:
-    names = runtime.info.get("classes")
-    if isinstance(given, tuple) and given:
-        return class_lists.name_columns(given, count, file, "")
+def _find_classes(file: pathlib.Path, names: Any, count: int) -> tuple[str, ...]:
+    """Finds the names in a list beside the file; without one those that its metadata have."""
     is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    if not given and is_list and names:
+    if names and is_list and not os.path.exists(f"{file}.classes.csv"):
         return class_lists.name_columns(names, count, file, "")
-    return class_lists.classes_beside(file, count, str(given) if given else None)
+    return class_lists.classes_beside(file, count)
 
 
 # --- Runtimes -------------------------------------------------------------------------------------

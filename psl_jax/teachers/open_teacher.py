@@ -7,7 +7,6 @@ onnx:FILE, tflite:FILE           a file of another runtime
 python:package.module:function   a callable
 transformers:USER/NAME           an audio classifier of transformers; also a folder
 fitted:FILE.npz                  a classifier on the scores of others, by psl-jax fit
-mn:A.pt+tflite:B.tflite          several side by side, for psl-jax fit
 """
 
 import dataclasses
@@ -16,7 +15,6 @@ import importlib
 import inspect
 import os
 import pathlib
-import re
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -32,95 +30,83 @@ from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import is_remote, path_of
 from psl_jax.scoring.scorer import Scorer
 from psl_jax.scoring.settings import RelabelSettings
-from psl_jax.teachers import combined_teachers
-from psl_jax.teachers.host_scorer import HostScorer
+from psl_jax.teachers.host_scorer import make_opener
 from psl_jax.teachers.teacher import (
     Teacher,
     check_scores,
-    describe,
     make_quiet_noise,
-    refuse_other_types,
+    make_teacher,
+    map_classes,
 )
 from psl_jax.weights.published_weights import PUBLISHED, fetch
 
 KINDS = ("run", "mn", "onnx", "tflite", "python", "transformers", "fitted")
-_NEXT = re.compile(rf"\+(?=(?:{'|'.join(KINDS)}):)")
 _BY_SUFFIX = {".onnx": "onnx", ".tflite": "tflite", ".npz": "fitted"}
 
 
-class Part(NamedTuple):
-    """One teacher of a name."""
+class TeacherName(NamedTuple):
+    """What a teacher is, and where."""
 
-    kind: str
+    kind: str  # one of KINDS
     where: str  # its file, folder or function
 
 
-def parse_name(name: str | os.PathLike[str]) -> list[Part]:
-    """Lists the teachers of a name. Raises UserError for an empty name."""
-    full_name = os.fspath(name)
-    if full_name and path_of(full_name).exists():
-        return [Part(_BY_SUFFIX.get(os.path.splitext(full_name)[1], "run"), full_name)]
-    return [_parse_part(part.strip(), full_name) for part in _NEXT.split(full_name)]
-
-
-def _parse_part(part_text: str, name: str) -> Part:
-    kind, _, where = part_text.partition(":")
+def parse_name(name: str | os.PathLike[str]) -> TeacherName:
+    """Finds what a name means. Raises UserError for an empty name."""
+    text = os.fspath(name)
+    if text and path_of(text).exists():
+        return TeacherName(_BY_SUFFIX.get(os.path.splitext(text)[1], "run"), text)
+    kind, _, where = text.partition(":")
     if kind not in KINDS:
-        kind, where = "run", part_text
+        kind, where = "run", text
         if where in PUBLISHED:
             kind, where = "mn", os.fspath(fetch(where))
     if not where:
         raise UserError(
-            f"teacher {name!r}: expected a run folder, or one or more of {', '.join(KINDS[1:])} "
-            "and what they are, such as mn:FILE.pt or mn:FILE.pt+tflite:FILE.tflite"
+            f"teacher {text!r}: expected a run folder, or one of {', '.join(KINDS[1:])} and what "
+            "it is, such as mn:FILE.pt"
         )
-    return Part(kind, where)
-
-
-def is_other_teacher(name: str | os.PathLike[str]) -> bool:
-    """Tells whether a name is anything but a run folder of ours."""
-    parts = parse_name(name)
-    return len(parts) > 1 or parts[0].kind != "run"
+    return TeacherName(kind, where)
 
 
 def find_missing(name: str | os.PathLike[str]) -> str | None:
-    """Finds the first file or folder of a name that does not exist."""
-    paths = [part.where for part in parse_name(name) if part.kind not in ("python", "transformers")]
-    return next((path for path in paths if not path_of(path).exists()), None)
+    """The file or folder of a name, where it does not exist."""
+    kind, where = parse_name(name)
+    is_found = kind in ("python", "transformers") or path_of(where).exists()
+    return None if is_found else where
 
 
-def load_teacher(part: Part, *, trust_remote_code: bool = False) -> Teacher:
+def load_teacher(name: TeacherName, *, trust_remote_code: bool = False) -> Teacher:
     """Opens a teacher with its own classes. Raises UserError."""
-    if part.kind != "run" and is_remote(part.where):
+    kind, where = name
+    if kind != "run" and is_remote(where):
         raise UserError(
-            f"{part.kind}:{part.where}: of teachers in buckets only runs and exports of ours are "
-            "read. Copy it and what lies beside it (gcloud storage cp), and name the copy"
+            f"{kind}:{where}: of teachers in buckets only runs and exports of ours are read. Copy "
+            "it and what lies beside it (gcloud storage cp), and name the copy"
         )
     # We import each kind where it is used: most need a package that others do without.
-    if part.kind in ("run", "mn"):
+    if kind in ("run", "mn"):
         from psl_jax.weights.load_model import load_model
 
-        model = load_model(part.where)
-        published = model.info.origin.get("imported", {}) if part.kind == "mn" else {}
+        model = load_model(where)
+        published = model.info.origin.get("imported", {}) if kind == "mn" else {}
         return make_own_teacher(model, published.get("sha256", "")[:16])
-    if part.kind == "python":
-        return _load_function(part.where)
-    if part.kind == "transformers":
+    if kind == "python":
+        return _load_function(where)
+    if kind == "transformers":
         from psl_jax.teachers import transformers_teacher
 
-        return transformers_teacher.load(part.where, trust_remote_code=trust_remote_code)
-    if part.kind == "fitted":
+        return transformers_teacher.load(where, trust_remote_code=trust_remote_code)
+    if kind == "fitted":
         from psl_jax.teachers import fitted_teacher
 
         return fitted_teacher.load(
-            part.where,
-            lambda kind, where: load_teacher(
-                Part(kind, where), trust_remote_code=trust_remote_code
-            ),
+            where,
+            lambda *tagger: load_teacher(TeacherName(*tagger), trust_remote_code=trust_remote_code),
         )
     from psl_jax.teachers import model_files
 
-    return model_files.load(part.kind, part.where)
+    return model_files.load(kind, where)
 
 
 def make_own_teacher(model: Model, file_digest: str = "") -> Teacher:
@@ -129,22 +115,21 @@ def make_own_teacher(model: Model, file_digest: str = "") -> Teacher:
     file_digest: of labels said to come from a published file, mn:FILE; "": from arrays and classes.
     """
     info, digest = model.info, file_digest or model.digest
-    rate, parameters = info.architecture.sample_rate, num_parameters(model.variables)
-    kind = info.network if file_digest else "psl_jax"
+    parameters = num_parameters(model.variables)
 
     def open_scorer(rule: LabelRule) -> Scorer:
         return Scorer(model.folded, info.front_end, rule.dtype, count_padding=rule.count_padding)
 
-    return Teacher(
+    return make_teacher(
+        info.network if file_digest else "psl_jax",
         info.name,
         model.classes,
-        rate,
-        digest,
-        describe(kind, info.name, model.classes, rate=rate, digest=digest, width=info.width),
-        f"{info.name}: {info.architecture.title}, {len(model.classes)} classes, width "
-        f"{info.width:g}, {parameters:,} parameters, digest {digest}",
         open_scorer,
-        info.segment_seconds,
+        rate=info.architecture.sample_rate,
+        digest=digest,
+        what=f"{info.architecture.title}, width {info.width:g}, {parameters:,} parameters",
+        facts={"width": info.width},
+        segment_seconds=info.segment_seconds,
         model=model,
     )
 
@@ -190,27 +175,21 @@ def _load_function(where: str) -> Teacher:
             )
         return scores
 
-    def open_scorer(rule: LabelRule) -> HostScorer:
-        refuse_other_types(rule, where)
-        return HostScorer(run, rate, rule)
-
     check_scores(run(make_quiet_noise(2, rate)), where)
-    return Teacher(
+    return make_teacher(
+        "python",
         where,
         classes,
-        rate,
-        digest,
-        describe("python", where, classes, rate=rate, digest=digest),
-        f"{where}: a Python function at {rate / 1000:g} kHz, digest {digest}, {len(classes)} "
-        "classes",
-        open_scorer,
+        make_opener(run, rate, where),
+        rate=rate,
+        digest=digest,
+        what="a Python function",
     )
 
 
 def list_classes(name: str | os.PathLike[str], settings: RelabelSettings) -> tuple[str, ...]:
     """The classes of the teacher of a name. Raises UserError."""
-    part = parse_name(name)[0]
-    return load_teacher(part, trust_remote_code=settings.trust_remote_code).classes
+    return load_teacher(parse_name(name), trust_remote_code=settings.trust_remote_code).classes
 
 
 def open_teacher(
@@ -221,13 +200,7 @@ def open_teacher(
     settings: how classes are matched (default: by equal names).
     """
     settings = settings or RelabelSettings()
-    part, *others = parse_name(name)
-    if others:
-        raise UserError(
-            f"{os.fspath(name)} is several teachers: name one of them, or learn the data's classes "
-            "from the scores of all (psl-jax fit)"
-        )
-    teacher = load_teacher(part, trust_remote_code=settings.trust_remote_code)
+    teacher = load_teacher(parse_name(name), trust_remote_code=settings.trust_remote_code)
     # Labels of a published file have its digest whatever the classes.
     model = teacher.model if teacher.model and not settings.class_map else None
     if model and teacher.digest == model.digest and set(classes) <= set(teacher.classes):
@@ -258,7 +231,7 @@ def adapt_to_classes(
         )
     is_same = [tuple(column) for column in columns] == [(k,) for k in range(len(teacher.classes))]
     if not (is_same and teacher.model):
-        teacher = combined_teachers.map_classes(teacher, classes, columns)
+        teacher = map_classes(teacher, classes, columns)
     lacks = np.array([not column for column in columns])
     if settings.unmapped == "weak" and lacks.any():
         teacher = dataclasses.replace(teacher, weak_classes=lacks)

@@ -18,9 +18,8 @@ from psl_jax.runtime.errors import UserError
 from psl_jax.scoring.evaluation import AnySegmentation
 from psl_jax.scoring.scorer import SegmentScorer
 from psl_jax.scoring.settings import RelabelSettings
-from psl_jax.teachers import combined_teachers, open_teacher
-from psl_jax.teachers.open_teacher import parse_name
-from psl_jax.teachers.teacher import Teacher
+from psl_jax.teachers import open_teacher
+from psl_jax.teachers.teacher import Teacher, map_scores
 from psl_jax.teachers.transformers_teacher import is_repository
 
 MODEL_HELP = (
@@ -45,8 +44,7 @@ def make_parser(
     # launch/tpu_vm.sh reads the names of options from the source of these calls.
     parser = cli_entry.parser(program, doc)
     add: Callable[..., Any] = parser.add_argument
-    several = "; A+KIND:B: several of these, side by side" if program == "fit" else ""
-    add("model", metavar="MODEL", help=f"{MODEL_HELP}{several}")
+    add("model", metavar="MODEL", help=MODEL_HELP)
     add("data", metavar="DATA", help=cli_entry.DATA_HELP)
     add("--split", default=split, help=f"{_SPLIT_IS[program]} (default: {split})")
     add(
@@ -127,24 +125,21 @@ def open_task(arguments: argparse.Namespace, segments: str) -> Task:
     return Task(teacher, source, segmentation, settings)
 
 
-def open_raw_task(
-    arguments: argparse.Namespace, segments: str
-) -> tuple[Task, list[dict[str, str]]]:
-    """Opens teachers and data as `open_task` does; the teacher has the classes of all teachers.
+def open_raw_task(arguments: argparse.Namespace, segments: str) -> tuple[Task, dict[str, str]]:
+    """Opens teacher and data as `open_task` does; the teacher has its own classes.
 
-    Returns also kind, where and digest of each.
+    Returns also the teacher's kind, where it is, and its digest.
     """
     source, settings = _open_source(arguments), _make_settings(arguments)
-    teachers, entries = [], []
-    for part in parse_name(arguments.model):
-        teacher = open_teacher.load_teacher(part, trust_remote_code=settings.trust_remote_code)
-        is_download = part.kind == "transformers" and is_repository(part.where)
-        is_path = part.kind != "python" and not is_download
-        place = os.path.abspath(part.where) if is_path else part.where
-        entries.append({"kind": part.kind, "where": place, "digest": teacher.digest})
-        teachers.append(teacher)
-    segmentation = Segmentation(_parse_seconds(segments, teachers[0], source))
-    return Task(combined_teachers.join(teachers), source, segmentation, settings), entries
+    name = open_teacher.parse_name(arguments.model)
+    teacher = open_teacher.load_teacher(name, trust_remote_code=settings.trust_remote_code)
+    is_download = name.kind == "transformers" and is_repository(name.where)
+    is_path = name.kind != "python" and not is_download
+    place = os.path.abspath(name.where) if is_path else name.where
+    segmentation = Segmentation(_parse_seconds(segments, teacher, source))
+    checked = map_scores(teacher, lambda scores: scores)
+    description = {"kind": name.kind, "where": place, "digest": teacher.digest}
+    return Task(checked, source, segmentation, settings), description
 
 
 def _make_settings(arguments: argparse.Namespace) -> RelabelSettings:

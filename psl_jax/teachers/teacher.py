@@ -1,13 +1,17 @@
-"""Defines a teacher, which turns waveforms into scores of segments."""
+"""Defines a teacher, which turns waveforms into scores of segments, and makes one of another."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from psl_jax.data.label_manifest import LabelRule
+from psl_jax.data.segment_loader import Batch
+from psl_jax.networks.class_lists import Columns, select_columns
 from psl_jax.networks.trained_model import Model
+from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring.relabeling import TeacherIdentity
 from psl_jax.scoring.scorer import SegmentScorer
@@ -25,7 +29,7 @@ class Teacher:
       classes: names of its classes, in the order of its scores.
       rate: sample rate of its input in Hz; audio of another rate is resampled.
       digest: hash of all that its scores depend on.
-      entries: JSON entries of a manifest, one for each of its teachers.
+      entry: its JSON entry in a manifest.
       summary: a line about it, for a plan.
       open_scorer: see `make_scorer`.
       segment_seconds: length of the audio that it was trained on.
@@ -38,7 +42,7 @@ class Teacher:
     classes: tuple[str, ...]
     rate: int
     digest: str
-    entries: list[dict[str, Any]]
+    entry: dict[str, Any]
     summary: str
     open_scorer: Callable[[LabelRule], SegmentScorer]
     segment_seconds: float = AUDIOSET_SECONDS
@@ -48,28 +52,84 @@ class Teacher:
 
     @property
     def identity(self) -> TeacherIdentity:
-        return TeacherIdentity(self.digest, self.entries, self.weak_classes)
+        return TeacherIdentity(self.digest, [self.entry], self.weak_classes)
 
     def make_scorer(self, rule: LabelRule = _DEFAULT_RULE) -> SegmentScorer:
         """Makes a scorer of segments on this process's devices."""
         return self.open_scorer(rule)
 
 
-def describe(
-    kind: str, name: str, classes: tuple[str, ...], *, rate: int, digest: str, **facts: Any
-) -> list[dict[str, Any]]:
-    """Makes the entry of a teacher in a manifest, with what there is to say besides."""
+def make_teacher(
+    kind: str,
+    name: str,
+    classes: tuple[str, ...],
+    open_scorer: Callable[[LabelRule], SegmentScorer],
+    *,
+    rate: int,
+    digest: str,
+    what: str,
+    facts: dict[str, Any] | None = None,
+    **more: Any,
+) -> Teacher:
+    """Makes a teacher with its entry and its summary.
+
+    Args:
+      kind: what the manifest calls its kind.
+      what: what it is, for its summary.
+      facts: what the manifest says besides.
+      more: further attributes of `Teacher`.
+    """
     entry = {"kind": kind, "name": name, "digest": digest, "classes": len(classes), "rate": rate}
-    return [entry | facts]
+    summary = f"{name}: {what}, {rate / 1000:g} kHz, {len(classes)} classes, digest {digest}"
+    return Teacher(name, classes, rate, digest, entry | (facts or {}), summary, open_scorer, **more)
 
 
-def refuse_other_types(rule: LabelRule, name: str) -> None:
-    """Raises UserError for another data type than that of a teacher that has no choice."""
-    if rule.dtype != "float32":
-        raise UserError(
-            f"{name} computes in float32 alone, not in {rule.dtype}: leave out --dtype, in an "
-            "experiment config.relabel.dtype"
-        )
+class MappedScorer:
+    """Scores with a teacher, checks its scores, and maps them. See `SegmentScorer`."""
+
+    def __init__(
+        self, teacher: Teacher, function: Callable[[np.ndarray], np.ndarray], rule: LabelRule
+    ):
+        """function: maps scores [n, classes of the teacher] to [n, classes]."""
+        self._name, self._function = teacher.name, function
+        self._scorer = teacher.make_scorer(rule)
+
+    @property
+    def where(self) -> str:
+        return self._scorer.where
+
+    def fitting(self, batch_size: int, seconds: float) -> int:
+        return self._scorer.fitting(batch_size, seconds)
+
+    def __call__(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, np.ndarray]]:
+        for batch, scores in self._scorer(batches):
+            check_scores(scores, self._name)
+            yield batch, self._function(scores)
+
+
+def map_scores(
+    teacher: Teacher, function: Callable[[np.ndarray], np.ndarray], **changes: Any
+) -> Teacher:
+    """Makes a teacher whose scores are a function of another's, like it but for the `changes`."""
+    open_scorer = functools.partial(MappedScorer, teacher, function)
+    changes = {"open_scorer": open_scorer, "output": "sigmoid", "model": None} | changes
+    return dataclasses.replace(teacher, **changes)
+
+
+def map_classes(teacher: Teacher, classes: Sequence[str], columns: Columns) -> Teacher:
+    """Maps a teacher's scores to the data's `classes`.
+
+    columns: for each of them those of the teacher, whose maximum is its score; () for 0.
+    """
+    num_mapped = sum(len(column) > 0 for column in columns)
+    return map_scores(
+        teacher,
+        lambda scores: np.nan_to_num(select_columns(scores, columns), copy=False),
+        classes=tuple(classes),
+        digest=files.json_digest([teacher.digest, list(classes), [list(c) for c in columns]]),
+        entry=teacher.entry | {"mapped_classes": num_mapped},
+        summary=f"{teacher.summary}, {num_mapped} of them mapped",
+    )
 
 
 def check_scores(scores: np.ndarray, name: str) -> None:

@@ -27,8 +27,8 @@ from psl_jax.teachers.teacher import (
     AUDIOSET_SECONDS,
     Teacher,
     check_scores,
-    describe,
     make_quiet_noise,
+    make_teacher,
 )
 from psl_jax.weights import load_model
 
@@ -133,17 +133,15 @@ def load(where: str, *, trust_remote_code: bool = False) -> Teacher:
     seconds, model = _find_context_seconds(extractor), model.float().eval().to(device)
     classifier = Classifier(model, extractor, device, output, seconds)
     _check_on_noise(classifier, classes, place, is_output_given=bool(given_output))
-    name, rate = os.path.basename(os.path.normpath(place)), classifier.rate
-    digest = files.json_digest([_hash_files(folder), list(classes), output])
-    return Teacher(
-        name,
+    return make_teacher(
+        "transformers",
+        os.path.basename(os.path.normpath(place)),
         classes,
-        rate,
-        digest,
-        describe("transformers", name, classes, rate=rate, digest=digest, output=output),
-        f"{name}: {type(model).__name__} of transformers at {rate / 1000:g} kHz, {output}, digest "
-        f"{digest}, {len(classes)} classes",
         lambda rule: TorchScorer(classifier, rule),
+        rate=classifier.rate,
+        digest=files.json_digest([_hash_files(folder), list(classes), output]),
+        what=f"{type(model).__name__} of transformers, {output}",
+        facts={"output": output},
         output=output,
     )
 

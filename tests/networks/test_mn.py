@@ -290,12 +290,12 @@ def test_files_that_are_no_weights_are_refused(tmp_path):
 def test_classes_of_other_numbers_are_named_beside_the_file(tmp_path):
     path = tmp_path / "small.safetensors"
     save_file(random_state(2, 0.1), path)
-    (part,) = parse_name(f"mn:{path}")
+    name = parse_name(f"mn:{path}")
     with pytest.raises(UserError, match=r"has 2 classes and does not name them: .*classes\.csv"):
-        load_teacher(part)
+        load_teacher(name)
     (tmp_path / "small.safetensors.classes.csv").write_text("label\nDog\nCat\n")
-    found = load_teacher(part)
+    found = load_teacher(name)
     assert found.classes == ("Dog", "Cat") and found.rate == 32_000
-    assert found.entries[0]["width"] == 0.1
+    assert found.entry["width"] == 0.1
     save_file(random_state(2, 0.1, seed=1), path)
-    assert load_teacher(part).digest != found.digest
+    assert load_teacher(name).digest != found.digest

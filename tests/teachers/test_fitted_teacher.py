@@ -11,7 +11,7 @@ from small_teachers import write_onnx
 from psl_jax.commands import evaluate, fit
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring import metrics
-from psl_jax.teachers import combined_teachers, logistic_regression, open_teacher
+from psl_jax.teachers import logistic_regression, open_teacher, teacher
 
 LENGTHS = [16_000, 20_000] * 20
 
@@ -103,26 +103,14 @@ def test_it_learns_classes_that_the_tagger_lacks(folder, tmp_path, capsys):
 
 
 def test_its_scores_are_the_classifiers_of_the_taggers_logits(folder):
-    teacher = open_teacher.open_teacher(folder / "f.npz", ("class 1", "class 0"))
-    raw = open_teacher.load_teacher(open_teacher.Part("onnx", str(folder / "t.onnx")))
+    fitted = open_teacher.open_teacher(folder / "f.npz", ("class 1", "class 0"))
+    raw = open_teacher.load_teacher(open_teacher.TeacherName("onnx", str(folder / "t.onnx")))
     batch = synthetic_data.make_quiet_batch(16_000, 2, 3)
-    ((_, scores),) = teacher.make_scorer()([batch])
+    ((_, scores),) = fitted.make_scorer()([batch])
     ((_, theirs),) = raw.make_scorer()([batch])
     with np.load(folder / "f.npz") as stored:
         logits = np.log(theirs / (1 - theirs)) @ stored["kernel"] + stored["bias"]
     np.testing.assert_allclose(scores, (1 / (1 + np.exp(-logits)))[:, ::-1], rtol=1e-4)
-
-
-def test_two_taggers_are_heard_side_by_side(folder, tmp_path):
-    write_onnx(tmp_path / "u.onnx", bias=1.0)
-    both = f"onnx:{folder / 't.onnx'}+onnx:{tmp_path / 'u.onnx'}"
-    run(fit, both, folder / "data", f"--out={tmp_path / 'two.npz'}")
-    teacher = open_teacher.load_teacher(open_teacher.Part("fitted", str(tmp_path / "two.npz")))
-    with np.load(tmp_path / "two.npz") as stored:
-        assert stored["kernel"].shape == (4, 2)
-    assert [entry["name"] for entry in teacher.entries] == ["t", "u"]
-    ((_, scores),) = teacher.make_scorer()([synthetic_data.make_quiet_batch(16_000, 2, 3)])
-    assert scores.shape == (3, 2)
 
 
 def test_a_fit_that_was_stopped_goes_on(folder, tmp_path, monkeypatch):
@@ -136,14 +124,14 @@ def test_a_fit_that_was_stopped_goes_on(folder, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             run(fit, *arguments)
     with monkeypatch.context() as patched:  # nothing is scored once more
-        patched.setattr(combined_teachers.CombinedScorer, "__call__", stopped)
+        patched.setattr(teacher.MappedScorer, "__call__", stopped)
         run(fit, *arguments)
     assert (tmp_path / "f.npz").read_bytes() == (folder / "f.npz").read_bytes()
 
 
 def test_files_may_move_together_and_others_are_refused(folder, tmp_path):
     def load(path):
-        return open_teacher.load_teacher(open_teacher.Part("fitted", str(path)))
+        return open_teacher.load_teacher(open_teacher.TeacherName("fitted", str(path)))
 
     content = (folder / "f.npz").read_bytes()
     with np.load(folder / "f.npz") as stored:
@@ -162,8 +150,11 @@ def test_files_may_move_together_and_others_are_refused(folder, tmp_path):
     write_onnx(tmp_path / "t.onnx", bias=-1.0)
     with pytest.raises(UserError, match="put that one back, or fit again"):
         load(tmp_path / "f.npz")
-    with pytest.raises(UserError, match=r"a kernel of \[1, 2\] is for other teachers"):
+    with pytest.raises(UserError, match=r"a kernel of \[1, 2\] is for another tagger"):
         load(write(kernel=arrays["kernel"][:1]))
+    several = np.array(json.dumps(about | {"teachers": 2 * about["teachers"]}))
+    with pytest.raises(UserError, match="was fitted to several taggers"):
+        load(write(about=several))
     with pytest.raises(UserError, match="has format 9, and this version reads 1"):
         load(write(about=np.array(json.dumps(about | {"format": 9}))))
     for damaged in (content[: len(content) // 2], b"", b"PK no zip"):
@@ -173,18 +164,18 @@ def test_files_may_move_together_and_others_are_refused(folder, tmp_path):
 
 
 def test_what_is_wrong_is_told_before_anything_is_scored(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(combined_teachers.CombinedScorer, "__call__", None)
-    teacher, data = f"onnx:{folder / 't.onnx'}", folder / "data"
+    monkeypatch.setattr(teacher.MappedScorer, "__call__", None)
+    tagger, data = f"onnx:{folder / 't.onnx'}", folder / "data"
     with pytest.raises(SystemExit):
-        run(fit, teacher, data, f"--out={tmp_path / 'f.json'}")
+        run(fit, tagger, data, f"--out={tmp_path / 'f.json'}")
     assert "expected a name that ends in .npz" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        run(fit, teacher, data, "--class_map=x.csv", f"--out={tmp_path / 'f.npz'}")
-    run(fit, teacher, data, "--dry_run", f"--out={tmp_path / 'f.npz'}")
+        run(fit, tagger, data, "--class_map=x.csv", f"--out={tmp_path / 'f.npz'}")
+    run(fit, tagger, data, "--dry_run", f"--out={tmp_path / 'f.npz'}")
     assert "2 logistic regressions on 2 features" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
     none = synthetic_data.make_index([2], 16_000, [[], []], 2, split="full")
     audio = synthetic_data.make_audio(none)
     synthetic_data.write_prepared(tmp_path, none, audio, "full")
     with pytest.raises(UserError, match="no clip of split 'full' has a label"):
-        run(fit, teacher, tmp_path, f"--out={tmp_path / 'f.npz'}")
+        run(fit, tagger, tmp_path, f"--out={tmp_path / 'f.npz'}")

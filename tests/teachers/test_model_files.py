@@ -21,7 +21,7 @@ from psl_jax.teachers import host_scorer, open_teacher
 
 
 def load(kind, path):
-    return open_teacher.load_teacher(open_teacher.Part(kind, str(path)))
+    return open_teacher.load_teacher(open_teacher.TeacherName(kind, str(path)))
 
 
 def scores_of(teacher, batch, **rule):
@@ -135,7 +135,7 @@ def test_yamnet_is_the_same_as_run_by_hand():
         ),
         ({}, "rate = 44", "rate is 44, expected a number at least 4000"),
         ({}, "rates = 32000", r"unknown key 'rates' \(near: rate\)"),
-        ({}, 'classes = ["Dog"]', "has 2 classes, and the list of them has 1"),
+        ({}, 'classes = ["Dog"]', r"unknown key 'classes'.*stand in .*t\.onnx\.classes\.csv"),
         ({}, 'output = "other"', "has no output 'other': it has scores"),
     ],
 )
@@ -145,6 +145,16 @@ def test_files_that_cannot_teach_are_refused(tmp_path, changes, description, tol
     with pytest.raises(UserError, match=told) as error:
         load("onnx", path)
     assert "\n" not in str(error.value)
+
+
+def test_a_list_beside_the_file_names_its_classes(tmp_path):
+    path = write_onnx(tmp_path / "t.onnx")
+    for names in (["lion", "eagle"], ["lion"]):
+        (tmp_path / "t.onnx.classes.csv").write_text("\n".join(["label", *names]) + "\n")
+        if len(names) == 2:
+            assert load("onnx", path).classes == tuple(names)
+    with pytest.raises(UserError, match="has 2 classes, and the list of them has 1"):
+        load("onnx", path)
 
 
 def test_damaged_and_missing_files_are_refused(tmp_path):
@@ -194,8 +204,7 @@ def test_our_exports_say_what_they_are(tmp_path, kind):
     options = Options()
     info = export_options.describe(model, options, None)
     export.format_named(kind).write(path, model, info, options)
-    (part,) = open_teacher.parse_name(path)
-    teacher = open_teacher.load_teacher(part)
+    teacher = open_teacher.load_teacher(open_teacher.parse_name(path))
     assert teacher.segment_seconds == model.info.segment_seconds != 10
     assert teacher.classes == model.classes and teacher.output == "sigmoid"
     batch = make_quiet_batch(32_000, 6, num_rows=3)

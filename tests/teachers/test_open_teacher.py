@@ -1,4 +1,4 @@
-"""Names of teachers, and several as one."""
+"""Names of teachers, and classes that are matched."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,8 @@ from synthetic_data import make_quiet_batch
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring.settings import RelabelSettings
 from psl_jax.teachers import open_teacher
-from psl_jax.teachers.combined_teachers import map_classes
-from psl_jax.teachers.open_teacher import Part
-from psl_jax.teachers.teacher import Teacher
+from psl_jax.teachers.open_teacher import TeacherName
+from psl_jax.teachers.teacher import Teacher, map_classes
 
 
 def test_names(tmp_path, monkeypatch):
@@ -17,23 +16,16 @@ def test_names(tmp_path, monkeypatch):
     (tmp_path / "a+b").mkdir()
     (tmp_path / "x.onnx").touch()
     of = open_teacher.parse_name
-    assert of("runs/teacher") == [Part("run", "runs/teacher")]
-    assert of("a+b") == [Part("run", "a+b")] and of("x.onnx") == [Part("onnx", "x.onnx")]
-    assert of("mn:a+b.pt") == [Part("mn", "a+b.pt")]
-    assert of("python:m:f") == [Part("python", "m:f")]
-    several = of("runs/t + mn:a.pt+ tflite:b.tflite".replace(" ", ""))
-    assert several == [
-        Part("run", "runs/t"),
-        Part("mn", "a.pt"),
-        Part("tflite", "b.tflite"),
-    ]
-    assert not open_teacher.is_other_teacher("runs/t") and open_teacher.is_other_teacher("mn:a.pt")
-    assert (
-        open_teacher.find_missing("mn:a.pt+python:m:f") == "a.pt"
-        and open_teacher.find_missing("a+b") is None
-    )
-    for bad in ("mn:", "runs/t+mn:", ""):
-        with pytest.raises(UserError, match="expected a run folder, or one or more of"):
+    assert of("runs/teacher") == TeacherName("run", "runs/teacher")
+    assert of("a+b") == TeacherName("run", "a+b")
+    assert of("x.onnx") == TeacherName("onnx", "x.onnx")
+    assert of("mn:b.pt") == TeacherName("mn", "b.pt")
+    assert of("python:m:f") == TeacherName("python", "m:f")
+    assert open_teacher.find_missing("mn:a.pt") == "a.pt"
+    assert open_teacher.find_missing("python:m:f") is None
+    assert open_teacher.find_missing("a+b") is None
+    for bad in ("mn:", ""):
+        with pytest.raises(UserError, match="expected a run folder, or one of"):
             of(bad)
 
 
@@ -54,8 +46,8 @@ class FakeScorer:
 
 
 def fake_teacher(name, scores, classes):
-    entries, digest = [{"name": name}], f"digest of {name}"
-    return Teacher(name, classes, 16_000, digest, entries, name, lambda *_: FakeScorer(scores))
+    entry, digest = {"name": name}, f"digest of {name}"
+    return Teacher(name, classes, 16_000, digest, entry, name, lambda *_: FakeScorer(scores))
 
 
 @pytest.fixture
@@ -65,18 +57,13 @@ def opened(monkeypatch):
         "b": fake_teacher("b", [0.6, 0.1], ("Cat", "Dog")),
         "nan": fake_teacher("nan", [np.nan, 0.1], ("Cat", "Dog")),
     }
-    monkeypatch.setattr(open_teacher, "load_teacher", lambda part, **_: teachers[part.where])
+    monkeypatch.setattr(open_teacher, "load_teacher", lambda name, **_: teachers[name.where])
     return open_teacher.open_teacher
 
 
 def scores_of(teacher):
     ((_, found),) = teacher.make_scorer()([make_quiet_batch(1000, 2)])
     return found[0]
-
-
-def test_several_teachers_are_for_fit(opened):
-    with pytest.raises(UserError, match="is several teachers: name one of them, or learn"):
-        opened("mn:a+mn:b", ("Dog", "Cat"))
 
 
 def test_classes_that_a_teacher_lacks(opened, tmp_path):

@@ -175,7 +175,7 @@ def test_scores_are_those_of_the_pipeline(tmp_path, network, rate, data_rate, se
 
 def test_longer_audio_than_the_extractor_keeps_is_scored_in_windows(tmp_path):
     name = save(tmp_path / "model", "ast", problem_type="multi_label_classification")
-    teacher = open_teacher.load_teacher(open_teacher.parse_name(name)[0])
+    teacher = open_teacher.load_teacher(open_teacher.parse_name(name))
     scorer, batch_sizes = teacher.make_scorer(), []
     size = round(16_000 * scorer._classifier.context_seconds)
     audio = make_noise(1, 24.0)
@@ -215,8 +215,7 @@ def test_what_makes_probabilities(tmp_path):
     (tmp_path / "audioset.classes.csv").write_text(
         "\n".join(["label", *(f'"{name}"' for name in reversed_names)])
     )
-    (part,) = open_teacher.parse_name(f"{many}/")
-    assert open_teacher.load_teacher(part).classes == reversed_names
+    assert open_teacher.load_teacher(open_teacher.parse_name(f"{many}/")).classes == reversed_names
     with pytest.raises(UserError, match="expected a folder, or USER/NAME"):
         open_teacher.open_teacher("transformers:nowhere", NAMES)
 

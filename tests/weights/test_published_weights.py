@@ -54,7 +54,7 @@ def test_weights_are_downloaded_once_and_then_need_no_server(served, monkeypatch
     publish(monkeypatch, address)
     path = fetch("mn04")
     assert path.read_bytes() == CONTENT and requested == ["/mn04.pt"]
-    ((kind, where),) = parse_name("mn04")
+    kind, where = parse_name("mn04")
     assert (kind, where) == ("mn", str(path)) and requested == ["/mn04.pt"]
     publish(monkeypatch, "http://127.0.0.1:9/mn04.pt")
     assert fetch("mn04") == path
