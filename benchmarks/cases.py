@@ -21,7 +21,7 @@ from psl_jax.networks.mn import (
     TABLE,
 )
 
-OPERATIONS = ("train", "train_mn", "relabel", "tag", "forward", "frontend")
+OPERATIONS = ("train", "train_mn", "relabel", "relabel_mn", "tag", "forward", "frontend")
 MN_WIDTH = 0.4
 NUM_CLASSES = 527
 NUM_MELS = 64
@@ -37,6 +37,7 @@ class Case:
     train     int16 waveforms and soft labels -> one optimizer step
     train_mn  the same of EfficientAT's mn of MN_WIDTH, whose front end doubles the rate
     relabel   int16 waveforms -> clip probabilities; a CPU computes several batches at a time
+    relabel_mn  the same of mn
     tag       the same of one batch at a time
     forward   log-mel spectrograms -> clip probabilities
     frontend  int16 waveforms -> log-mel spectrograms
@@ -56,6 +57,10 @@ class Case:
     @property
     def trains(self) -> bool:
         return self.operation.startswith("train")
+
+    @property
+    def relabels(self) -> bool:
+        return self.operation.startswith("relabel")
 
     @property
     def is_mn(self) -> bool:

@@ -15,8 +15,8 @@ from runners import Runner, seconds_of
 from psl_jax.networks.architecture import clip_probabilities
 from psl_jax.networks.folding import JaxOperations, frame_probabilities
 from psl_jax.networks.frontend import LogMel
-from psl_jax.networks.mn_frontend import MnFrontEnd
-from psl_jax.networks.mobilenetv2 import fold
+from psl_jax.networks.mn import MN
+from psl_jax.networks.mobilenetv2 import MOBILENET_V2, fold
 from psl_jax.runtime import parallel
 from psl_jax.scoring.scorer import scoring_program
 from psl_jax.training.step import Recipe, init_state, train_program
@@ -47,7 +47,7 @@ class Program:
         return self
 
     def run(self, times: int) -> None:
-        if self.case.operation == "relabel":  # as relabeling does
+        if self.case.relabels:  # as relabeling does
             batches = ((None, None) for _ in range(times))
             made = parallel.compute_in_order(
                 batches, lambda *_: self.compiled(*self.arguments), True
@@ -74,7 +74,7 @@ class Program:
             _peak_bytes(self.compiled),
             cost.get("flops"),
             cost.get("bytes accessed"),
-            self.result if self.case.operation in ("relabel", "tag") else None,
+            self.result if self.case.relabels or self.case.operation == "tag" else None,
         )
 
     def _cost(self) -> dict[str, float]:
@@ -99,18 +99,22 @@ def _batch(case: Case) -> dict[str, jax.Array]:
     return parallel.put_batch(batch, _mesh())
 
 
+def _architecture(case: Case):
+    return MN if case.is_mn else MOBILENET_V2
+
+
 def _train(case: Case):
     network, variables = create_network(case.is_mn)
-    recipe = Recipe(MnFrontEnd() if case.is_mn else LogMel(), dtype=case.dtype)
+    recipe = Recipe(_architecture(case).front_end(LogMel()), dtype=case.dtype)
     state = parallel.replicate(init_state(variables), _mesh())
     return train_program(network, recipe, _mesh()), (state, _batch(case), LEARNING_RATE)
 
 
 def _relabel(case: Case):
-    _, variables = create_network()
-    program = scoring_program(LogMel(), case.dtype, _mesh())
+    architecture, (_, variables) = _architecture(case), create_network(case.is_mn)
+    program = scoring_program(architecture.front_end(LogMel()), case.dtype, _mesh())
     batch = _batch(case)
-    folded = parallel.replicate(fold(variables), _mesh())
+    folded = parallel.replicate(architecture.fold(variables, "sigmoid"), _mesh())
     return program, (folded, batch["audio"], batch["num_samples"])
 
 
@@ -132,6 +136,7 @@ _FUNCTIONS = {
     "train": _train,
     "train_mn": _train,
     "relabel": _relabel,
+    "relabel_mn": _relabel,
     "tag": _relabel,
     "forward": _forward,
     "frontend": _frontend,

@@ -14,11 +14,10 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from cases import NUM_CLASSES, Case, create_network
+from cases import MN_WIDTH, NUM_CLASSES, Case, create_network
 from runners import Runner, repeated
 
 from psl_jax.exporting import to_onnx
-from psl_jax.exporting.export_options import Options
 from psl_jax.networks.trained_model import Model, ModelInfo
 
 CORES = os.cpu_count() or 1
@@ -47,10 +46,10 @@ def set_up() -> str:
 
 def variants(case: Case, compile_modes: list[str]) -> list[Variant]:
     """For relabeling and tagging; ONNX Runtime has no bfloat16 on x86 processors."""
-    if case.operation not in ("relabel", "tag"):
+    if not case.relabels and case.operation != "tag":
         return []
     libraries = ["openvino"] + ["onnxruntime"] * (case.dtype == "float32")
-    several = (False, True) if case.operation == "relabel" else (False,)
+    several = (False, True) if case.relabels else (False,)
     return [
         Variant(library, many)
         for library in libraries
@@ -73,13 +72,15 @@ def make_runner(case: Case, variant: Variant) -> Runner:
 
 
 @lru_cache
-def _exported() -> str:
-    """The file of the network that all cases run."""
-    network, variables = create_network()
+def _exported(is_mn: bool) -> str:
+    """The file of a network."""
+    network, variables = create_network(is_mn)
     classes = tuple(f"class {i}" for i in range(NUM_CLASSES))
     path = pathlib.Path(tempfile.mkdtemp()) / "network.onnx"
     info = ModelInfo(classes, 1.0, 2.0)
-    to_onnx.write(path, Model(network, variables, info), {}, Options(waveform=True))
+    if is_mn:
+        info = ModelInfo(classes, MN_WIDTH, 2.0, network="mn")
+    to_onnx.write(path, Model(network, variables, info), {})
     return os.fspath(path)
 
 
@@ -93,7 +94,9 @@ def _onnxruntime(case: Case, several: bool) -> tuple[Callable[[int], None], Call
     at_once = min(2, CORES) if several else 1
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = max(1, CORES // at_once)
-    session = onnxruntime.InferenceSession(_exported(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        _exported(case.is_mn), options, providers=["CPUExecutionProvider"]
+    )
     inputs = {"waveform": _waveforms(case)}
 
     def step() -> np.ndarray:
@@ -110,7 +113,7 @@ def _openvino(case: Case, several: bool) -> tuple[Callable[[int], None], Callabl
         "INFERENCE_PRECISION_HINT": "bf16" if case.dtype == "bfloat16" else "f32",
         "INFERENCE_NUM_THREADS": CORES,
     }
-    model = openvino.Core().read_model(_exported())
+    model = openvino.Core().read_model(_exported(case.is_mn))
     inputs = [_waveforms(case)]
     model.reshape(list(inputs[0].shape))
     compiled = openvino.compile_model(model, "CPU", settings)

@@ -67,7 +67,7 @@ def variants(case: Case, compile_modes: list[str]) -> list[Variant]:
     if ON_GPU:
         return [*compiled, Variant(folded=folded)]
     plain = [Variant(last, folded) for last in (True, False)]
-    if case.operation == "relabel" and THREADS > 1:
+    if case.relabels and THREADS > 1:
         plain += [dataclasses.replace(one, at_once=2) for one in plain]
     return [*plain, *compiled]
 

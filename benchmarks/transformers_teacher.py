@@ -4,20 +4,21 @@
         [--rounds 5]
 
 Both get the same int16 segments of noise at 16 kHz, in batches of the same size, in one process.
-FOLDER is an audio classifier, such as an AST with random weights. The last lines have medians over
-the rounds. CPU seconds are those of all threads: other work on the machine hardly changes them.
+FOLDER is an audio classifier, such as an AST with random weights. Printed are medians over the
+rounds. CPU seconds are those of all threads: other work on the machine hardly changes them.
 """
 
 import argparse
+import math
 import pathlib
 import statistics
 import sys
-import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import transformers
+from runners import Runner, Schedule, alternate, ratio, repeated
 
 from psl_jax.teachers import open_teacher
 
@@ -71,29 +72,19 @@ def main() -> None:
     audio = (np.random.default_rng(0).standard_normal(shape) * 2000).astype(np.int16)
     ours, classes = make_ours(options.folder, options.batch_size)
     theirs = make_pipeline(options.folder, options.batch_size, classes)
-    runners = {"psl_jax": ours, "pipeline": theirs}
     warm = audio[: options.batch_size]
     print("largest difference", float(np.abs(ours(warm) - theirs(warm)).max()))
-    rounds: dict[str, list[tuple[float, float]]] = {name: [] for name in runners}
-    for number in range(options.rounds):
-        for name in list(runners)[:: 1 if number % 2 == 0 else -1]:
-            start, cpu = time.perf_counter(), time.process_time()
-            runners[name](audio)
-            elapsed, cpu = time.perf_counter() - start, time.process_time() - cpu
-            rounds[name].append((len(audio) / elapsed, cpu / len(audio)))
-        print(
-            *(
-                f"{name} {r[-1][0]:.2f} segments/s, CPU {r[-1][1]:.3f} s"
-                for name, r in rounds.items()
-            ),
-            sep="; ",
-            flush=True,
-        )
-    for kind, place in {"segments a second": 0, "CPU seconds of a segment": 1}.items():
-        ours_pipeline = [[values[place] for values in rounds[name]] for name in runners]
-        medians = [statistics.median(values) for values in ours_pipeline]
-        ratio = statistics.median(a / b for a, b in zip(*ours_pipeline, strict=True))
-        print(f"{kind}: psl_jax {medians[0]:.3f}, pipeline {medians[1]:.3f}, ratio {ratio:.3f}")
+    scorers = {"psl_jax": ours, "pipeline": theirs}
+    runners = [
+        Runner(name, repeated(lambda score=score: score(audio)), repeats=1)
+        for name, score in scorers.items()
+    ]
+    alternate(runners, Schedule(options.rounds, case_seconds=math.inf))
+    for runner in runners:
+        cpu_seconds = statistics.median(runner.cpu_seconds) / len(audio)
+        rate = runner.rate * len(audio)
+        print(f"{runner.name}: {rate:.3f} segments/s, {cpu_seconds:.3f} CPU seconds a segment")
+    print(f"ratio of the rates: {ratio(*runners):.3f}")
 
 
 if __name__ == "__main__":

@@ -2,109 +2,81 @@
 
     psl-jax export runs/psl2s --format=onnx --out=psl2s.onnx
     psl-jax export runs/psl2s --format=tflite --quantize --out=psl2s.tflite
-    psl-jax export runs/psl2s --format=stablehlo --input=logmel --out=psl2s.stablehlo
-    psl-jax export published.pt --classes=CLASSES.csv --format=orbax --out=published
+    psl-jax export published.pt --classes=CLASSES.csv --format=safetensors --out=mine.safetensors
 
 onnx, tflite and stablehlo map waveforms [batch, samples], in [-1, 1] and at the model's rate
-(16 kHz, of mn04 32 kHz), to clip and frame probabilities. orbax, safetensors and torch hold the
-weights alone. The command runs each file in its own runtime, on a synthetic signal and on clips of
-the run's data where it finds them. If a probability differs from the model's by more than 1e-4
+(16 kHz, of mn04 32 kHz), to clip and frame probabilities. safetensors and torch hold the weights
+alone. The command runs each file in its own runtime, on a synthetic signal and on clips of the
+run's data where it finds them. If a probability differs from the model's by more than 1e-4
 (with --quantize by more than 0.03 on average), it deletes the file and ends with exit status 2.
 """
 
 import argparse
-import importlib
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import numpy as np
 
-from psl_jax.exporting import check, export_options, to_weights
+from psl_jax.exporting import check
 from psl_jax.exporting.check import Differences
-from psl_jax.exporting.export_options import Options, Runner
+from psl_jax.exporting.formats import FORMATS, describe, format_named
 from psl_jax.networks.class_lists import read_classes
 from psl_jax.networks.trained_model import Model
 from psl_jax.runtime import cli_entry, disk_errors, distributed, files
 from psl_jax.runtime.errors import MissingPackageError, UserError
-from psl_jax.runtime.paths import is_remote, path_of, remove_tree
+from psl_jax.runtime.paths import is_remote, path_of
 from psl_jax.tagging import tagging_cli
 from psl_jax.weights.load_model import load_model
 
 TOLERANCE = 1e-4  # in probability, of every class of every clip and frame
 QUANTIZED_TOLERANCE = 0.03  # in probability on average: what 8-bit weights are expected to cost
-FORMATS = ("orbax", "safetensors", "stablehlo", "onnx", "tflite", "torch")
-_GRAPHS = ("stablehlo", "onnx", "tflite")
-
-
-class Format(NamedTuple):
-    """How a format is written and run."""
-
-    write: Callable[..., None]
-    load: Callable[[pathlib.Path], Runner]
-
-
-def format_named(name: str) -> Format:
-    """Imports what a format needs of this package; its libraries are imported when used."""
-    if name in _GRAPHS:
-        module = importlib.import_module(f"psl_jax.exporting.to_{name}")
-        return Format(module.write, module.load)
-    if name == "torch":
-        return Format(to_weights.write_torch, to_weights.load_torch)
-    write = to_weights.write_orbax if name == "orbax" else to_weights.write_safetensors
-    return Format(write, lambda path: check.make_flax_runner(load_model(path)))
 
 
 def export(
     model: Model,
     name: str,
     out: str | os.PathLike[str],
+    *,
     signals: Sequence[np.ndarray],
-    options: Options,
     licence: str | None,
+    quantize: bool = False,
 ) -> Differences:
     """Writes `model` in the format `name`, one of FORMATS, and checks what was written.
 
     Args:
       model: the finished model.
-      out: file, or for orbax folder, to write; it is replaced.
+      out: file to write; it is replaced.
       signals: float32 [samples] each, audio to check it on.
       licence: of the weights; None: nothing is said of it.
+      quantize: weights are stored as 8-bit integers (tflite).
 
     Raises UserError, and leaves nothing behind, where the file differs too much from the model, or
     where a library is missing.
     """
     form, out = format_named(name), path_of(out)
-    info = export_options.describe(model, options, licence)
     if is_remote(out):
         with tempfile.TemporaryDirectory(prefix="psl_jax-") as folder:
+            local = pathlib.Path(folder) / out.name
             difference = export(
-                model, name, pathlib.Path(folder) / out.name, signals, options, licence
+                model, name, local, signals=signals, licence=licence, quantize=quantize
             )
-            if out.is_dir():
-                remove_tree(out)
             files.copy_tree(pathlib.Path(folder), out.parent)
         return difference
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         path = path_of(folder) / out.name
         try:
-            form.write(path, model, info, options)
+            form.write(path, model, describe(model, licence, quantized=quantize))
             runner = form.load(path)
         except ImportError as error:
             extra = "torch" if name == "torch" else "export"
             raise MissingPackageError(f"--format={name}", f"{error.name}", extra) from error
-        difference = check.compare_with_flax(
-            runner, model, signals=signals, takes_waveforms=options.waveform
-        )
-        check_difference(difference, name, quantized=options.quantize)
+        difference = check.compare_with_flax(runner, model, signals=signals)
+        check_difference(difference, name, quantized=quantize)
         for written in list(path_of(folder).iterdir()):
-            target = out.parent / written.name
-            if target.is_dir():  # renamed first: killed here, no half of it is left
-                os.replace(target, path_of(folder) / "former")
-            os.replace(written, target)
+            os.replace(written, out.parent / written.name)
     return difference
 
 
@@ -130,22 +102,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         required=True,
         choices=FORMATS,
         help="onnx, tflite, stablehlo: graph with front end; torch: PyTorch weights, with classes "
-        "and settings in PATH.json; safetensors: all of this in one file; orbax: Flax weights "
-        "(required)",
+        "and settings in PATH.json; safetensors: all of this in one file (required)",
     )
-    add("--out", required=True, metavar="PATH", help="file to write, for orbax a folder (required)")
+    add("--out", required=True, metavar="PATH", help="file to write (required)")
     add(
         "--classes",
         metavar="CSV",
         help="CSV of class names, for a published .pt that is not of AudioSet (default: "
         "AudioSet's 527)",
-    )
-    add(
-        "--input",
-        default="waveform",
-        choices=("waveform", "logmel"),
-        help="input of the exported graph: waveform, with the front end in the graph, or logmel, "
-        "spectrograms [batch, frames, bands] (default: waveform)",
     )
     add(
         "--quantize",
@@ -170,16 +134,22 @@ def main(arguments: argparse.Namespace) -> None:
     rate = model.info.sample_rate
     clips = check.read_evaluation_clips(arguments.model, rate)
     signals = [*clips, check.make_synthetic_signal(rate=rate)]
-    options = Options(arguments.input == "waveform", arguments.quantize)
     licence = model.info.origin.get("licence")
     if imported := model.info.origin.get("imported"):
         licence = f"that of {imported['file']}, from which the weights were imported"
     licence = arguments.licence or licence
-    difference = export(model, arguments.format, arguments.out, signals, options, licence)
+    difference = export(
+        model,
+        arguments.format,
+        arguments.out,
+        signals=signals,
+        licence=licence,
+        quantize=arguments.quantize,
+    )
     lengths = [*(n / rate for n in check.EXCERPT_SAMPLES), model.info.segment_seconds]
     seconds = ", ".join(f"{length:.3g}" for length in sorted(lengths))
     print(
-        f"wrote {arguments.out}: {_count_bytes(arguments.out) / 1e6:.1f} MB\n"
+        f"wrote {arguments.out}: {path_of(arguments.out).stat().st_size / 1e6:.1f} MB\n"
         f"differs from the Flax model by at most {difference.worst:.1e} in probability, by "
         f"{difference.mean:.1e} on average\n"
         f"checked on {len(clips)} clips of the run's data and a synthetic signal: batches of 1 and "
@@ -191,17 +161,9 @@ def _refuse_settings(arguments: argparse.Namespace) -> None:
     name, out = arguments.format, path_of(arguments.out)
     if arguments.quantize and name != "tflite":
         raise UserError(f"--quantize is for --format=tflite, not {name}")
-    if arguments.input == "logmel" and name not in _GRAPHS:
-        raise UserError(f"--input=logmel is for {', '.join(_GRAPHS)}: {name} holds no front end")
     suffix = {"safetensors": (".safetensors",), "torch": (".pt", ".pth")}.get(name)
     if suffix and out.suffix not in suffix:
         raise UserError(f"--out={out}: expected a name that ends in {' or '.join(suffix)}")
-    if out.is_dir() and not (name == "orbax" and (out / "model.json").exists()):
+    if out.is_dir():
         raise UserError(f"--out={out} is a folder; give a path that is not there yet")
     disk_errors.check_writable(out.parent, "--out")
-
-
-def _count_bytes(path: str) -> int:
-    place = path_of(path)
-    written = [place] if place.is_file() else [x for x in place.rglob("*") if x.is_file()]
-    return sum(file.stat().st_size for file in written)

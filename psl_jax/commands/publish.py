@@ -19,8 +19,8 @@ from collections.abc import Sequence
 
 from psl_jax import exporting
 from psl_jax.commands import export
-from psl_jax.exporting import check, to_weights
-from psl_jax.exporting.export_options import Options
+from psl_jax.exporting import check
+from psl_jax.exporting.formats import load_torch
 from psl_jax.networks.trained_model import DEFAULT_THRESHOLD, Model
 from psl_jax.reporting import model_card
 from psl_jax.runtime import cli_entry, disk_errors, distributed, files
@@ -104,18 +104,20 @@ def publish(
     rate = model.info.sample_rate
     signals = [*check.read_evaluation_clips(run, rate), check.make_synthetic_signal(rate=rate)]
     written, missing = {"README.md": "this model card"}, []
-    export.export(model, "safetensors", folder / "model.safetensors", signals, Options(), licence)
+    export.export(
+        model, "safetensors", folder / "model.safetensors", signals=signals, licence=licence
+    )
     written["model.safetensors"] = "weights, classes, front end and thresholds"
     written |= _write_for_transformers(folder, model)
     try:
         difference = check.compare_with_flax(
-            to_weights.load_torch(folder / "model.safetensors"), model, signals=signals
+            load_torch(folder / "model.safetensors"), model, signals=signals
         )
         export.check_difference(difference, "PyTorch", quantized=False)
     except ImportError as error:
         missing.append(f"the PyTorch files are not checked: {error.name} is not installed")
     try:
-        export.export(model, "onnx", folder / "model.onnx", signals, Options(), licence)
+        export.export(model, "onnx", folder / "model.onnx", signals=signals, licence=licence)
         written["model.onnx"] = "graph from waveforms to probabilities"
         shutil.copy(_PACKAGE / "tag.mjs", folder)
         written["tag.mjs"] = "example in JavaScript"

@@ -12,7 +12,6 @@ from psl_jax.audio import audio_input
 from psl_jax.audio.segments import SAMPLE_RATE, flatten
 from psl_jax.data.settings import DataSettings
 from psl_jax.data.source import Source
-from psl_jax.exporting.export_options import Runner
 from psl_jax.networks.architecture import FrontEnd, Network, Variables, clip_probabilities
 from psl_jax.networks.layers import Context
 from psl_jax.networks.trained_model import Model
@@ -20,19 +19,24 @@ from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
 from psl_jax.runtime.run_files import read_config
 
+# An exported model in its own runtime: waveforms float32 [batch, samples] in [-1, 1] to
+# probabilities of clips [batch, classes] and of frames [batch, frames, classes].
+Runner = Callable[[np.ndarray], Sequence[np.ndarray]]
+
+EXPORTED = "gpu"  # whose front end exports have: with an FFT in float32, which all runtimes have
 BATCH_SIZES = (1, 7)
 EXCERPT_SAMPLES = (4_800, 54_321)  # samples, besides a segment: 0.3 s, and an odd number
 
 
 @lru_cache
 def compile_flax_program(network: Network, front_end: FrontEnd) -> Callable[..., Any]:
-    """Jits the function (variables, waveforms) -> log-mel, clip and frame probabilities."""
+    """Jits the function (variables, waveforms) -> clip and frame probabilities."""
 
     @jax.jit
-    def run(variables: Variables, audio: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        features = front_end(audio)
+    def run(variables: Variables, audio: jax.Array) -> tuple[jax.Array, jax.Array]:
+        features = front_end(audio, platform=EXPORTED)
         frames, _ = network.apply(variables, features, Context())
-        return features, clip_probabilities(frames), frames
+        return clip_probabilities(frames), frames
 
     return run
 
@@ -40,7 +44,7 @@ def compile_flax_program(network: Network, front_end: FrontEnd) -> Callable[...,
 def make_flax_runner(model: Model) -> Runner:
     """Makes a runner of the Flax network itself, for waveforms."""
     program = compile_flax_program(model.network, model.info.exported_front_end)
-    return lambda audio: [np.asarray(x) for x in program(model.variables, audio)[1:]]
+    return lambda audio: [np.asarray(x) for x in program(model.variables, audio)]
 
 
 class Differences(NamedTuple):
@@ -51,7 +55,7 @@ class Differences(NamedTuple):
 
 
 def compare_with_flax(
-    runner: Runner, model: Model, *, signals: Sequence[np.ndarray], takes_waveforms: bool = True
+    runner: Runner, model: Model, *, signals: Sequence[np.ndarray]
 ) -> Differences:
     """Computes how an exported model differs from the Flax model, for several batches and lengths.
 
@@ -59,16 +63,15 @@ def compare_with_flax(
       runner: the exported model in its own runtime.
       model: the model that it was exported from.
       signals: float32 [samples] each, of any length.
-      takes_waveforms: whether the exported model takes waveforms, or log-mel spectrograms.
 
     Raises UserError where shapes are wrong or probabilities are not finite.
     """
-    program = compile_flax_program(model.network, model.info.exported_front_end)
+    flax_runner = make_flax_runner(model)
     differences: list[np.ndarray] = []
     for audio in cut_excerpts(signals, model.info.segment_seconds, model.info.sample_rate):
-        features, *expected = map(np.asarray, program(model.variables, audio))
+        expected = flax_runner(audio)
         for batch_size in BATCH_SIZES:
-            outputs = runner(audio[:batch_size] if takes_waveforms else features[:batch_size])
+            outputs = runner(audio[:batch_size])
             for name, flax_output, output in zip(("clip", "frame"), expected, outputs, strict=True):
                 if output.shape != flax_output[:batch_size].shape or not np.isfinite(output).all():
                     raise UserError(

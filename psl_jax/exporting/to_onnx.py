@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from psl_jax.exporting.export_options import Options, Runner
+from psl_jax.exporting.check import Runner
 from psl_jax.networks.folding import Layer, frame_probabilities
 from psl_jax.networks.trained_model import Model
 
@@ -21,21 +21,17 @@ OPSET = 18  # the first that has all we use, so that old runtimes can read the f
 _IR_VERSION = 8  # as old as that opset
 
 
-def write(path: pathlib.Path, model: Model, info: Mapping[str, Any], options: Options) -> None:
+def write(path: pathlib.Path, model: Model, info: Mapping[str, Any]) -> None:
     """Writes the model; `info` becomes its metadata, a JSON value for each key.
 
-    The input is `waveform` [batch, samples] in [-1, 1], or `logmel` [batch, frames, bands]; the
-    outputs are `clip_probabilities` and `frame_probabilities`.
+    The input is `waveform` [batch, samples] in [-1, 1]; the outputs are `clip_probabilities` and
+    `frame_probabilities`.
     """
     import onnx
     from onnx import TensorProto, helper
 
-    graph, front_end = GraphOperations(), model.info.exported_front_end
-    input_name, input_shape = "logmel", ["batch", "frames", front_end.sizes()["mel_bands"]]
-    features = input_name
-    if options.waveform:
-        input_name, input_shape = "waveform", ["batch", "samples"]
-        features = front_end.by_steps(input_name, graph)
+    graph = GraphOperations()
+    features = model.info.exported_front_end.by_steps("waveform", graph)
     frames = frame_probabilities(model.folded, features, graph)
     graph.add_node("Identity", [frames], "frame_probabilities")
     graph.add_node("ReduceMean", [frames, graph.constant([1])], "clip_probabilities", keepdims=0)
@@ -52,7 +48,7 @@ def write(path: pathlib.Path, model: Model, info: Mapping[str, Any], options: Op
         helper.make_graph(
             graph.nodes,
             "psl_jax",
-            [describe_tensor(input_name, input_shape)],
+            [describe_tensor("waveform", ["batch", "samples"])],
             [describe_tensor(name, shape) for name, shape in outputs.items()],
             graph.tensors,
         ),
@@ -75,11 +71,30 @@ def load(path: pathlib.Path) -> Runner:
     return lambda audio: tuple(session.run(names, {source.name: audio}))
 
 
+def _elementwise(operation: str, **attributes: Any) -> Callable[..., str]:
+    """Makes a step that is one node, of names of tensors and of numbers."""
+
+    def add_step(graph: "GraphOperations", *inputs: Any) -> str:
+        names = [x if isinstance(x, str) else graph.constant(x) for x in inputs]
+        return graph.add_node(operation, names, **attributes)
+
+    return add_step
+
+
 class GraphOperations:
     """Adds steps to a graph; see folding.JaxOperations and folding.FrontEndSteps.
 
     A value that passes between steps is the name of a node's output.
     """
+
+    relu = _elementwise("Relu")
+    hard_swish = _elementwise("HardSwish")
+    sigmoid = _elementwise("Sigmoid")
+    softmax = _elementwise("Softmax", axis=-1)
+    log = _elementwise("Log")
+    times = _elementwise("Mul")
+    at_least = _elementwise("Max")
+    add = plus = _elementwise("Add")
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
@@ -128,18 +143,9 @@ class GraphOperations:
     def relu6(self, x: str) -> str:
         return self.add_node("Clip", [x, self.constant(0), self.constant(6)])
 
-    def relu(self, x: str) -> str:
-        return self.add_node("Relu", [x])
-
-    def hard_swish(self, x: str) -> str:
-        return self.add_node("HardSwish", [x])
-
-    def add(self, x: str, y: str) -> str:
-        return self.add_node("Add", [x, y])
-
     def scale(self, x: str, factors: str) -> str:
         spread = self.add_node("Unsqueeze", [factors, self.constant([2, 3])])
-        return self.add_node("Mul", [x, spread])
+        return self.times(x, spread)
 
     def mean_over_map(self, x: str, valid_frames: None = None) -> str:
         return self.add_node("ReduceMean", [x, self.constant([2, 3])], keepdims=0)
@@ -153,13 +159,7 @@ class GraphOperations:
 
     def linear(self, x: str, layer: Layer) -> str:
         product = self.add_node("MatMul", [x, self.constant(layer.kernel)])
-        return self.add_node("Add", [product, self.constant(layer.bias)])
-
-    def sigmoid(self, x: str) -> str:
-        return self.add_node("Sigmoid", [x])
-
-    def softmax(self, x: str) -> str:
-        return self.add_node("Softmax", [x], axis=-1)
+        return self.add(product, layer.bias)
 
     def padded(self, signal: str, before: int, after: int, *, mode: str) -> str:
         return self.add_node("Pad", [signal, self.constant([0, before, 0, after])], mode=mode)
@@ -177,32 +177,20 @@ class GraphOperations:
 
     def power(self, signal: str, window: np.ndarray, *, hop: int, fft: int, bins: int) -> str:
         spectrum = self._correlate(signal, compute_fourier_basis(window, fft, bins), strides=[hop])
-        squares = self.add_node("Mul", [spectrum, spectrum])  # [batch, 2 x bins, frames]
+        squares = self.times(spectrum, spectrum)  # [batch, 2 x bins, frames]
         real, imaginary = (
             self.add_node("Slice", [squares, *map(self.constant, ([start], [start + bins], [1]))])
             for start in (0, bins)
         )
-        return self.add_node("Transpose", [self.add_node("Add", [real, imaginary])], perm=[0, 2, 1])
+        return self.add_node("Transpose", [self.add(real, imaginary)], perm=[0, 2, 1])
 
     def bands(self, power: str, filters: np.ndarray) -> str:
         return self.add_node("MatMul", [power, self.constant(filters)])
 
-    def at_least(self, x: str, value: float) -> str:
-        return self.add_node("Max", [x, self.constant(value)])
-
-    def plus(self, x: str, value: float) -> str:
-        return self.add_node("Add", [x, self.constant(value)])
-
-    def times(self, x: str, value: float) -> str:
-        return self.add_node("Mul", [x, self.constant(value)])
-
-    def log(self, x: str) -> str:
-        return self.add_node("Log", [x])
-
     def ranged(self, decibels: str, top_db: float) -> str:
         loudest = self.add_node("ReduceMax", [decibels, self.constant([1, 2])], keepdims=1)
         lowest = self.add_node("Sub", [loudest, self.constant(top_db)])
-        return self.add_node("Max", [decibels, lowest])
+        return self.at_least(decibels, lowest)
 
 
 def compute_fourier_basis(window: np.ndarray, fft: int, bins: int) -> np.ndarray:

@@ -5,6 +5,7 @@ LiteRT's FFT (RFFT2D) is a builtin operation, computed in float64.
 
 import json
 import math
+import operator
 import os
 import pathlib
 import zipfile
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from psl_jax.exporting.export_options import Options, Runner
+from psl_jax.exporting.check import Runner
 from psl_jax.networks.folding import Layer, frame_probabilities
 from psl_jax.networks.trained_model import Model
 from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
@@ -22,33 +23,30 @@ INFO, LABELS = "psl_jax.json", "labels.txt"  # in the zip archive at the file's 
 _GROUP_BANDS = 8
 
 
-def write(path: pathlib.Path, model: Model, info: Mapping[str, Any], options: Options) -> None:
+def write(path: pathlib.Path, model: Model, info: Mapping[str, Any]) -> None:
     """Writes the model, with `info` and the labels as a zip archive at the file's end.
 
     TFLite packs files with a model in this way. The input is `waveform` [batch, samples] in
-    [-1, 1], or `logmel` [batch, frames, bands]; the outputs are `clip_probabilities` and
-    `frame_probabilities`.
+    [-1, 1]; the outputs are `clip_probabilities` and `frame_probabilities`.
     """
     tf = tensorflow_quietly()
     network, front_end = model.folded, model.info.exported_front_end
     steps = TensorFlowOperations(tf)
 
-    def compute_probabilities(x: Any) -> dict[str, Any]:
-        features = front_end.by_steps(x, steps) if options.waveform else x
-        frames = frame_probabilities(network, features, steps)
+    def compute_probabilities(waveform: Any) -> dict[str, Any]:
+        frames = frame_probabilities(network, front_end.by_steps(waveform, steps), steps)
         clip = tf.reduce_mean(frames, axis=1)
         return {"clip_probabilities": clip, "frame_probabilities": frames}
 
-    bands = front_end.sizes()["mel_bands"]
-    name, *shape = ("waveform", None, None) if options.waveform else ("logmel", None, None, bands)
     module = tf.Module()
     module.call = tf.function(
-        compute_probabilities, input_signature=[tf.TensorSpec(shape, tf.float32, name=name)]
+        compute_probabilities,
+        input_signature=[tf.TensorSpec([None, None], tf.float32, name="waveform")],
     )
     converter = tf.lite.TFLiteConverter.from_concrete_functions(
         [module.call.get_concrete_function()], module
     )
-    if options.quantize:
+    if info["quantized"]:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
     path.write_bytes(converter.convert())
     with zipfile.ZipFile(path, "a") as archive:
@@ -77,8 +75,12 @@ def load(path: pathlib.Path) -> Runner:
 class TensorFlowOperations:
     """The steps in TensorFlow; see folding.JaxOperations and folding.FrontEndSteps."""
 
+    add = plus = staticmethod(operator.add)
+
     def __init__(self, tf: Any):
         self.tf = tf
+        self.relu6, self.relu, self.softmax = tf.nn.relu6, tf.nn.relu, tf.nn.softmax
+        self.sigmoid, self.log, self.at_least = tf.sigmoid, tf.math.log, tf.maximum
 
     def begin(self, walk: Callable[[Any], Any], inputs: Any, channels: int) -> Any:
         return walk(inputs)
@@ -99,17 +101,8 @@ class TensorFlowOperations:
         strides = [1, stride, stride, 1]
         return self.tf.nn.depthwise_conv2d(x, kernel, strides, padding) + layer.bias
 
-    def relu6(self, x: Any) -> Any:
-        return self.tf.nn.relu6(x)
-
-    def relu(self, x: Any) -> Any:
-        return self.tf.nn.relu(x)
-
     def hard_swish(self, x: Any) -> Any:
         return x * self.tf.nn.relu6(x + 3) * (1 / 6)
-
-    def add(self, x: Any, y: Any) -> Any:
-        return x + y
 
     def scale(self, x: Any, factors: Any) -> Any:
         return x * factors[:, None, None, :]
@@ -125,12 +118,6 @@ class TensorFlowOperations:
 
     def linear(self, x: Any, layer: Layer) -> Any:
         return self.tf.matmul(x, layer.kernel) + layer.bias
-
-    def sigmoid(self, x: Any) -> Any:
-        return self.tf.sigmoid(x)
-
-    def softmax(self, x: Any) -> Any:
-        return self.tf.nn.softmax(x)
 
     def padded(self, signal: Any, before: int, after: int, *, mode: str) -> Any:
         return self.tf.pad(signal, [[0, 0], [before, after]], mode=mode.upper())
@@ -169,17 +156,8 @@ class TensorFlowOperations:
             groups.append(self.tf.matmul(power[..., low:high], group[low:high]))
         return self.tf.concat(groups, axis=-1)
 
-    def at_least(self, x: Any, value: float) -> Any:
-        return self.tf.maximum(x, value)
-
-    def plus(self, x: Any, value: float) -> Any:
-        return x + value
-
     def times(self, x: Any, value: float) -> Any:
         return x * np.float32(value)
-
-    def log(self, x: Any) -> Any:
-        return self.tf.math.log(x)
 
     def ranged(self, decibels: Any, top_db: float) -> Any:
         loudest = self.tf.reduce_max(decibels, axis=[1, 2], keepdims=True)

@@ -64,7 +64,7 @@ class FrontEnd(Protocol):
         """Window and hop in samples at the network's rate, and bands, for descriptions."""
 
     def exported(self, rate: int) -> "FrontEnd":
-        """The front end inside an export, for any machine and any batch: of [batch, samples]."""
+        """The front end inside an export: of audio [batch, samples] at `rate`, in any batch."""
 
     def by_steps(self, waveform: Any, steps: Any) -> Any:
         """The exported front end by the steps of a runtime, a `folding.FrontEndSteps`."""

@@ -95,22 +95,15 @@ class LogMel:
     def of_piece(self, audio: jax.Array, num_samples: jax.Array) -> jax.Array:
         """See `architecture.FrontEnd`; a "batch" is one segment here."""
         features = dataclasses.replace(self, top_db_over="none")(audio)
-        return self._of_clips()._limited(features, num_samples)
-
-    def _of_clips(self) -> "LogMel":
-        """The same, with a dynamic range over each clip instead of a "batch"."""
-        over = "clip" if self.top_db_over == "batch" else self.top_db_over
-        return dataclasses.replace(self, top_db_over=over)
+        return self.exported()._limited(features, num_samples)
 
     def sizes(self) -> dict[str, int]:
         return {"window_samples": WINDOW, "hop_samples": HOP, "mel_bands": NUM_MELS}
 
     def exported(self, rate: int = SAMPLE_RATE) -> "LogMel":
-        """The front end inside an export, for any machine and any batch.
-
-        A dynamic range over a "batch" becomes one over each clip.
-        """
-        return _Exported(**dataclasses.asdict(self._of_clips()))
+        """See `architecture.FrontEnd`; a range over a "batch" becomes one over each clip."""
+        over = "clip" if self.top_db_over == "batch" else self.top_db_over
+        return dataclasses.replace(self, top_db_over=over)
 
     def by_steps(self, waveform: Any, steps: Any) -> Any:
         """See `architecture.FrontEnd`."""
@@ -123,13 +116,6 @@ class LogMel:
     @property
     def least_samples(self) -> int:
         return WINDOW // 2 + 1
-
-
-class _Exported(LogMel):
-    """With an FFT in float32, which all runtimes have."""
-
-    def __call__(self, *arguments: Any, **named: Any) -> jax.Array:
-        return super().__call__(*arguments[:3], **(named | {"platform": "gpu"}))
 
 
 def num_frames(num_samples: Any) -> Any:
@@ -286,7 +272,12 @@ def mel_filters() -> np.ndarray:
     bins = np.linspace(0, SAMPLE_RATE / 2, WINDOW // 2 + 1)
     top = 2595 * np.log10(1 + SAMPLE_RATE / 2 / 700)
     corners = 700 * (10 ** (np.linspace(0, top, NUM_MELS + 2) / 2595) - 1)
+    return triangles(corners, bins).astype(np.float32)
+
+
+def triangles(corners: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Triangular filters between every three of the corners: float64 [places, corners - 2]."""
     low, centre, high = corners[:-2], corners[1:-1], corners[2:]
-    rising = (bins[:, None] - low) / (centre - low)
-    falling = (high - bins[:, None]) / (high - centre)
-    return np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
+    rising = (places[:, None] - low) / (centre - low)
+    falling = (high - places[:, None]) / (high - centre)
+    return np.maximum(np.minimum(rising, falling), 0)

@@ -158,10 +158,8 @@ def mel_filters() -> np.ndarray:
         return 1127 * np.log(1 + np.asarray(hertz) / 700)
 
     corners = np.linspace(mel(0.0), mel(HIGHEST), NUM_MELS + 2)
-    low, centre, high = corners[:-2], corners[1:-1], corners[2:]
-    bins = mel(np.arange(FFT // 2) * RATE / FFT)[:, None]
-    inside = np.minimum((bins - low) / (centre - low), (high - bins) / (high - centre))
-    return np.pad(np.maximum(inside, 0), ((0, 1), (0, 0))).astype(np.float32)
+    filters = frontend.triangles(corners, mel(np.arange(FFT // 2) * RATE / FFT))
+    return np.pad(filters, ((0, 1), (0, 0))).astype(np.float32)
 
 
 @jax.named_scope("frontend")

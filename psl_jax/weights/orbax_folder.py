@@ -18,7 +18,7 @@ from orbax.checkpoint import v1 as ocp
 from psl_jax.networks.architecture import Variables
 from psl_jax.networks.trained_model import Model, ModelInfo, Thresholds
 from psl_jax.runtime import distributed, errors, files, interrupts
-from psl_jax.runtime.disk_errors import plain_disk_errors
+from psl_jax.runtime.disk_errors import check_writable, plain_disk_errors
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import absolute, is_remote, local_copy, path_of, remove_tree
 from psl_jax.weights.published_weights import PUBLISHED
@@ -127,13 +127,7 @@ def check_thresholds_writable(path: str | os.PathLike[str]) -> None:
             f"thresholds are stored in the folder of a model, and {path} is none: give --dry_run "
             "and --csv=FILE (psl-jax tag --thresholds=FILE takes that)"
         )
-    file = find_folder(path) / MODEL_FILE
-    if not all(os.access(place, os.W_OK) for place in (file.parent, file)):
-        raise UserError(
-            f"no permission to write {file}, where thresholds are stored: copy the model to a "
-            "place of your own, or give --dry_run and --csv=FILE (psl-jax tag --thresholds=FILE "
-            "takes that)"
-        )
+    check_writable(find_folder(path), "place for the model, or give --dry_run and --csv=FILE")
 
 
 def store_thresholds(path: str | os.PathLike[str], tuned: Thresholds | None) -> pathlib.Path:

@@ -208,7 +208,9 @@ def make_model(
     path = pathlib.Path(path)
     variables, width, architecture = convert_from_state(state, os.fspath(path))
     num_outputs = len(variables.params["classifier"]["bias"])
-    remedy = f"psl-jax export {path} --classes=CLASSES.csv --format=orbax --out=OUT, and use OUT"
+    remedy = (
+        f"psl-jax export {path} --classes=CLASSES.csv --format=safetensors --out=NAMED.safetensors"
+    )
     if classes is None:
         classes = classes_beside(path, num_outputs, other_remedy=f", or name them: {remedy}")
     if len(classes) != num_outputs:

@@ -73,7 +73,6 @@ def test_command_line(tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--format=torch", "--out=x.pt", "--quantize"], "--quantize is for --format=tflite, not"),
-        (["--format=torch", "--out=x.pt", "--input=logmel"], "--input=logmel is for stablehlo"),
         (["--format=torch", "--out=x.bin"], r"ends in \.pt or \.pth"),
         (["--format=onnx", "--out=."], "is a folder"),
     ],

@@ -13,7 +13,6 @@ from small_experiments import CLASSES, SPLIT
 from psl_jax import UserError
 from psl_jax.commands import export
 from psl_jax.exporting import check
-from psl_jax.exporting.export_options import Options
 from psl_jax.networks import mobilenetv2
 from psl_jax.networks.mobilenetv2 import create
 from psl_jax.networks.trained_model import Model, ModelInfo
@@ -113,7 +112,7 @@ def test_exports(model, tmp_path, suffix, monkeypatch):
         monkeypatch.setattr(audio_tagger, "_STAGES", mobilenetv2.INVERTED_RESIDUALS)
     form, path = {"pt": "torch"}.get(suffix, suffix), tmp_path / f"model.{suffix}"
     signals = [check.make_synthetic_signal(2.0)]
-    found = export.export(model, form, path, signals, Options(), None)
+    found = export.export(model, form, path, signals=signals, licence=None)
     assert found.worst < 1e-4
     if form == "torch":
         again = load_model(path)

@@ -1,7 +1,9 @@
 """Thresholds from a file and back to none, and what the command tells of them."""
 
 import csv
+import errno
 import os
+import tempfile
 
 import audio_files
 import pytest
@@ -85,8 +87,12 @@ def test_thresholds_can_be_forgotten(tmp_path, capsys):
 
 def test_a_place_that_cannot_be_written_is_told_before_anything_is_computed(tmp_path, monkeypatch):
     model = tagging.save(tmp_path / "run")
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(UserError, match=r"no permission to write .*model\.json"):
+
+    def refuse(**_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    with pytest.raises(UserError, match=r"cannot write into .*averaged: Permission denied.*--csv"):
         thresholds.main(thresholds.parse(["thresholds", model, str(tmp_path / "nowhere")]))
 
 

@@ -10,10 +10,9 @@ import synthetic_data
 import tagging
 from sklearn.metrics import f1_score
 
-from psl_jax.commands import export, tag, thresholds
+from psl_jax.commands import tag, thresholds
 from psl_jax.data.clip_index import ragged
-from psl_jax.exporting import export_options
-from psl_jax.exporting.export_options import Options
+from psl_jax.exporting.formats import describe, format_named
 from psl_jax.networks.trained_model import Thresholds
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
@@ -208,16 +207,15 @@ def test_command_line_uses_and_shows_them(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[:2] == ["dog\t0.9", "siren\t0.2"]
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "model.pt", "orbax"])
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pt"])
 def test_exports_keep_them(name, tmp_path):
     if name.endswith(".pt"):
         pytest.importorskip("torch")
     model = tagging.save(tmp_path / "run")
     store_thresholds(model, Thresholds((0.1, 0.2, 0.3, 0.4, 0.5, 0.6), {"split": "a"}))
-    form = {"model.safetensors": "safetensors", "model.pt": "torch", "orbax": "orbax"}[name]
+    form = {"model.safetensors": "safetensors", "model.pt": "torch"}[name]
     loaded = load_model(model)
-    info = export_options.describe(loaded, Options(), "CC0")
-    export.format_named(form).write(tmp_path / name, loaded, info, Options())
+    format_named(form).write(tmp_path / name, loaded, describe(loaded, "CC0"))
     kept = load_model(tmp_path / name)
     assert kept.info.thresholds.values == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
     assert kept.info.thresholds.tuned_on == {"split": "a"}

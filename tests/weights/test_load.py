@@ -11,9 +11,7 @@ import pytest
 import tagging
 
 import psl_jax
-from psl_jax.commands import export
-from psl_jax.exporting import export_options
-from psl_jax.exporting.export_options import Options
+from psl_jax.exporting.formats import describe, format_named
 from psl_jax.runtime.errors import UserError
 from psl_jax.weights.load_model import load_model
 
@@ -22,8 +20,8 @@ def exported(folder) -> pathlib.Path:
     """A safetensors file without the check, which tests/exporting is about."""
     pytest.importorskip("safetensors", reason="safetensors is not installed")
     path = folder / "small.safetensors"
-    info = export_options.describe(tagging.model(), Options(), "CC0")
-    export.format_named("safetensors").write(path, tagging.model(), info, Options())
+    info = describe(tagging.model(), "CC0")
+    format_named("safetensors").write(path, tagging.model(), info)
     return path
 
 

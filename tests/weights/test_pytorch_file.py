@@ -203,12 +203,12 @@ def test_integer_weights_are_refused(small_state):
 
 
 def test_classes_must_be_named_where_there_are_not_527(small_state, classes_csv, tmp_path):
-    path, out = tmp_path / "in.pt", tmp_path / "model"
+    path, out = tmp_path / "in.pt", tmp_path / "named.safetensors"
     torch.save(small_state, path)
     with pytest.raises(UserError, match=r"has 3 classes .* --classes="):
         load_model.load_model(path)
     assert psl_jax.load(path, classes=classes_csv).labels == ("bell", "hum", "siren")
-    arguments = ["export", path, "--format=orbax", f"--out={out}"]
+    arguments = ["export", path, "--format=safetensors", f"--out={out}"]
 
     def run(*more):
         export.main(export.parse([str(word) for word in (*arguments, *more)]))
