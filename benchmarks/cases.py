@@ -5,6 +5,7 @@ import functools
 import importlib.util
 import pathlib
 import sys
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -13,13 +14,7 @@ from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.networks import mn_frontend, mobilenetv2
 from psl_jax.networks.frontend import num_frames
 from psl_jax.networks.layers import halved, round_channels
-from psl_jax.networks.mn import (
-    HEAD_CHANNELS,
-    LAST_EXPANSION,
-    MN,
-    STEM_CHANNELS,
-    TABLE,
-)
+from psl_jax.networks.mn import HEAD_CHANNELS, LAST_EXPANSION, MN, STEM_CHANNELS, TABLE
 
 OPERATIONS = ("train", "train_mn", "relabel", "relabel_mn", "tag", "forward", "frontend")
 MN_WIDTH = 0.4
@@ -121,45 +116,40 @@ class Layer:
     outputs: int
 
 
-def layers(frames: int, bands: int = NUM_MELS) -> list[Layer]:
-    """The convolutions of the network for one segment, stem to head."""
-
-    frames, bands, channels = halved(frames), halved(bands), mobilenetv2.STEM_CHANNELS
-    area = frames * bands
-    result = [Layer(area * 9 * channels, area * channels)]
+def blocks(case: Case) -> Iterator[tuple[int, int, int, int]]:
+    """(hidden channels, output channels, size of the kernel, stride) of each block."""
+    if case.is_mn:
+        for row in TABLE:
+            hidden, outputs = (round_channels(n * MN_WIDTH) for n in (row.expanded, row.channels))
+            yield hidden, outputs, row.kernel, row.stride
+        return
+    channels = mobilenetv2.STEM_CHANNELS
     for expansion, outputs, repeats, stride in mobilenetv2.INVERTED_RESIDUALS:
         for repeat in range(repeats):
-            hidden = channels * expansion
-            if expansion > 1:
-                result.append(Layer(area * channels * hidden, area * hidden))
-            if stride == 2 and repeat == 0:
-                frames, bands = halved(frames), halved(bands)
-                area = frames * bands
-            result.append(Layer(area * 9 * hidden, area * hidden))
-            result.append(Layer(area * hidden * outputs, area * outputs))
+            yield channels * expansion, outputs, 3, 1 if repeat else stride
             channels = outputs
-    head = mobilenetv2.HEAD_CHANNELS
-    return [*result, Layer(area * channels * head, area * head)]
 
 
-def layers_of_mn(case: Case) -> list[Layer]:
-    """The convolutions of EfficientAT's mn of MN_WIDTH."""
-    frames, bands = halved(mn_frontend.num_frames(2 * case.samples)), halved(mn_frontend.NUM_MELS)
-    channels = round_channels(STEM_CHANNELS * MN_WIDTH)
-    result = [Layer(frames * bands * 9 * channels, frames * bands * channels)]
-    for row in TABLE:
-        hidden, outputs = (round_channels(n * MN_WIDTH) for n in (row.expanded, row.channels))
-        area = frames * bands
+def layers(case: Case) -> list[Layer]:
+    """The convolutions of the network for one segment, from the stem on."""
+    frames, bands, channels = case.frames, NUM_MELS, mobilenetv2.STEM_CHANNELS
+    if case.is_mn:
+        frames, bands = mn_frontend.num_frames(2 * case.samples), mn_frontend.NUM_MELS
+        channels = round_channels(STEM_CHANNELS * MN_WIDTH)
+    frames, bands = halved(frames), halved(bands)
+    area = frames * bands
+    result = [Layer(area * 9 * channels, area * channels)]
+    for hidden, outputs, size, stride in blocks(case):
         if hidden != channels:
             result.append(Layer(area * channels * hidden, area * hidden))
-        if row.stride == 2:
+        if stride == 2:
             frames, bands = halved(frames), halved(bands)
             area = frames * bands
-        result.append(Layer(area * row.kernel**2 * hidden, area * hidden))
+        result.append(Layer(area * size**2 * hidden, area * hidden))
         result.append(Layer(area * hidden * outputs, area * outputs))
         channels = outputs
-    last = LAST_EXPANSION * channels
-    return [*result, Layer(frames * bands * channels * last, frames * bands * last)]
+    last = LAST_EXPANSION * channels if case.is_mn else mobilenetv2.HEAD_CHANNELS
+    return [*result, Layer(area * channels * last, area * last)]
 
 
 def minimum_flops(case: Case) -> float:
@@ -170,11 +160,10 @@ def minimum_flops(case: Case) -> float:
     mel = 2.0 * case.frames * 257 * NUM_MELS if case.operation != "forward" else 0.0
     if case.operation == "frontend":
         return case.batch * mel
-    convolutions = layers(case.frames)
+    convolutions = layers(case)
     classifier = (convolutions[-1].outputs // 2) * NUM_CLASSES  # 2 bands left, averaged
     if case.is_mn:  # squeeze-and-excitation is left out
         mel = 2.0 * case.frames * mn_frontend.BINS * mn_frontend.NUM_MELS
-        convolutions = layers_of_mn(case)
         classifier = round_channels(HEAD_CHANNELS * MN_WIDTH) * NUM_CLASSES
     forward = 2.0 * (sum(layer.macs for layer in convolutions) + classifier)
     network = 3 * forward - 2.0 * convolutions[0].macs if case.trains else forward
@@ -195,7 +184,6 @@ def minimum_bytes(case: Case) -> float:
     if case.operation == "frontend":
         return float(case.batch * (waveform + spectrogram))
     passes = 6 if case.trains else 2
-    convolutions = layers_of_mn(case) if case.is_mn else layers(case.frames)
-    network = value * passes * sum(layer.outputs for layer in convolutions)
+    network = value * passes * sum(layer.outputs for layer in layers(case))
     inputs = spectrogram if case.operation == "forward" else waveform + 2 * spectrogram
     return float(case.batch * (network + inputs))

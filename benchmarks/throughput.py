@@ -33,7 +33,6 @@ if __name__ == "__main__":
 import jax
 import jax_runners
 import numpy as np
-import throughput_report
 from cases import OPERATIONS, Case, make_shallow, minimum_bytes, minimum_flops
 from runners import Runner, Schedule, alternate, calibrate, ratio
 
@@ -70,7 +69,7 @@ def main() -> None:
             result = kernel_profile.profile(case, ceilings["bytes_per_second"])
             _append(flags.out, {"kernels": str(case), **result})
         return
-    print(throughput_report.best_batches(_measure(flags, ceilings, libraries)))
+    print(best_batches(_measure(flags, ceilings, libraries)))
 
 
 def _append(path: pathlib.Path, line: dict) -> None:
@@ -97,7 +96,7 @@ def _measure(flags, ceilings: dict, libraries: list) -> list[dict]:
                 library.release()
         _append(flags.out, results[-1])
         spent = time.perf_counter() - start
-        print(f"{throughput_report.one_line(results[-1])}   [{spent:.0f} s]", flush=True)
+        print(f"{one_line(results[-1])}   [{spent:.0f} s]", flush=True)
     return results
 
 
@@ -210,6 +209,46 @@ def _others(flags) -> list[str]:
     if "onnx" in flags.others and not ON_GPU and importlib.util.find_spec("onnx"):
         modules.append("onnx_runners")
     return modules
+
+
+def one_line(result: dict) -> str:
+    """A case, and below it each of the others."""
+    lines = [
+        f"{result['operation']:8} {result['seconds']:2} s x {result['batch']:<4} "
+        f"{result['dtype']:8} {_describe_rates(result)}, "
+        f"{result['matmul_fraction']:.2f} of a product's rate"
+    ]
+    lines += [f"    {_describe_rates(one)}  {name}" for name, one in result["others"].items()]
+    return "\n".join(lines)
+
+
+def _describe_rates(one: dict) -> str:
+    error = f", error {one['error']:.1e}" if "error" in one else ""
+    return (
+        f"{one['segments_per_second']:9,.1f} segments/s, {one['cpu_ms_per_segment']:8.3f} ms of "
+        f"CPU, ours is {one['ours_by_this']:.2f} x this{error}"
+    )
+
+
+def best_batches(results: list[dict]) -> str:
+    """The best batch of each side, for each operation, length and type."""
+    lines = ["Each side at its best batch:"]
+    groups: dict[tuple, list[dict]] = {}
+    for result in results:
+        key = tuple(result[name] for name in ("operation", "seconds", "dtype"))
+        groups.setdefault(key, []).append(result)
+    for (operation, seconds, dtype), group in groups.items():
+        ours = max(group, key=lambda r: r["segments_per_second"])
+        line = f"{operation} {seconds} s {dtype}: {ours['segments_per_second']:,.0f} segments/s "
+        line += f"(batch {ours['batch']})"
+        compared = [result for result in group if "best_other" in result]
+        if compared:
+            other = max(compared, key=lambda r: r["best_other_segments_per_second"])
+            rate = other["best_other_segments_per_second"]
+            line += f", {other['best_other']} {rate:,.0f} (batch {other['batch']}), "
+            line += f"ratio {ours['segments_per_second'] / rate:.2f}"
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def _report_failure(what: str, error: Exception) -> None:
