@@ -82,9 +82,9 @@ def _elementwise(operation: str, **attributes: Any) -> Callable[..., str]:
 
 
 class GraphOperations:
-    """Adds steps to a graph; see folding.JaxOperations and folding.FrontEndSteps.
+    """Adds steps to a graph: those of networks, see `folding.JaxOperations`, and of front ends.
 
-    A value that passes between steps is the name of a node's output.
+    A value that passes between steps is the name of a node's output. A signal is [batch, samples].
     """
 
     relu = _elementwise("Relu")
@@ -162,9 +162,11 @@ class GraphOperations:
         return self.add(product, layer.bias)
 
     def padded(self, signal: str, before: int, after: int, *, mode: str) -> str:
+        """With its reflection (mode "reflect") or zeros ("constant") at its ends."""
         return self.add_node("Pad", [signal, self.constant([0, before, 0, after])], mode=mode)
 
     def filtered(self, signal: str, kernel: np.ndarray) -> str:
+        """Products of all its places with kernel [taps, outputs], the outputs interleaved."""
         values = self._correlate(signal, kernel.T)
         interleaved = self.add_node("Transpose", [values], perm=[0, 2, 1])
         return self.add_node("Reshape", [interleaved, self.constant([0, -1])])
@@ -176,6 +178,7 @@ class GraphOperations:
         return self.add_node("Conv", [channel, weights], **attributes)
 
     def power(self, signal: str, window: np.ndarray, *, hop: int, fft: int, bins: int) -> str:
+        """Powers [batch, frames, bins], the lowest of an FFT; a frame begins every `hop`."""
         spectrum = self._correlate(signal, compute_fourier_basis(window, fft, bins), strides=[hop])
         squares = self.times(spectrum, spectrum)  # [batch, 2 x bins, frames]
         real, imaginary = (
@@ -185,9 +188,11 @@ class GraphOperations:
         return self.add_node("Transpose", [self.add(real, imaginary)], perm=[0, 2, 1])
 
     def bands(self, power: str, filters: np.ndarray) -> str:
+        """[batch, frames, bins] times filters [bins, bands]."""
         return self.add_node("MatMul", [power, self.constant(filters)])
 
     def ranged(self, decibels: str, top_db: float) -> str:
+        """At least top_db under the largest value of the row."""
         loudest = self.add_node("ReduceMax", [decibels, self.constant([1, 2])], keepdims=1)
         lowest = self.add_node("Sub", [loudest, self.constant(top_db)])
         return self.at_least(decibels, lowest)

@@ -73,7 +73,7 @@ def load(path: pathlib.Path) -> Runner:
 
 
 class TensorFlowOperations:
-    """The steps in TensorFlow; see folding.JaxOperations and folding.FrontEndSteps."""
+    """The steps in TensorFlow, see `to_onnx.GraphOperations`."""
 
     add = plus = staticmethod(operator.add)
 
@@ -143,7 +143,7 @@ class TensorFlowOperations:
         return power if bins == fft // 2 + 1 else power[..., :bins]
 
     def bands(self, power: Any, filters: np.ndarray) -> Any:
-        """See `folding.FrontEndSteps`; in groups of bands.
+        """See `to_onnx.GraphOperations`; in groups of bands.
 
         The converter quantizes constants of 1024 values and more. In 8 bits the filters would be
         off by 90 dB in quiet bands. Few bands have fewer values, and stay exact.

@@ -67,7 +67,7 @@ class FrontEnd(Protocol):
         """The front end inside an export: of audio [batch, samples] at `rate`, in any batch."""
 
     def by_steps(self, waveform: Any, steps: Any) -> Any:
-        """The exported front end by the steps of a runtime, a `folding.FrontEndSteps`."""
+        """The exported front end by the steps of a runtime, see `to_onnx.GraphOperations`."""
 
     @property
     def least_samples(self) -> int:

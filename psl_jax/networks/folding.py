@@ -137,33 +137,6 @@ def _float32(array: Any) -> np.ndarray:
     return np.ascontiguousarray(array, np.float32)
 
 
-class FrontEndSteps(Protocol):
-    """The steps of front ends in a runtime other than JAX; a signal is [batch, samples]."""
-
-    def padded(self, signal: Any, before: int, after: int, *, mode: str) -> Any:
-        """With its reflection (mode "reflect") or zeros ("constant") at its ends."""
-
-    def filtered(self, signal: Any, kernel: np.ndarray) -> Any:
-        """Products of all its places with kernel [taps, outputs], the outputs interleaved."""
-
-    def power(self, signal: Any, window: np.ndarray, *, hop: int, fft: int, bins: int) -> Any:
-        """Powers [batch, frames, bins], the lowest of an FFT; a frame begins every `hop`."""
-
-    def bands(self, power: Any, filters: np.ndarray) -> Any:
-        """[batch, frames, bins] times filters [bins, bands]."""
-
-    def at_least(self, x: Any, value: float) -> Any: ...
-
-    def plus(self, x: Any, value: float) -> Any: ...
-
-    def times(self, x: Any, value: float) -> Any: ...
-
-    def log(self, x: Any) -> Any: ...
-
-    def ranged(self, decibels: Any, top_db: float) -> Any:
-        """At least top_db under the largest value of the row."""
-
-
 def frame_probabilities(
     network: FoldedNetwork, logmel: Any, operations: Any, valid_frames: Any = None
 ) -> Any:
