@@ -144,31 +144,45 @@ class AudioTagger(nn.Module):
 
 
 def _make_mobilenet_v2(num_classes: int, width: float) -> tuple[nn.Sequential, nn.Sequential]:
-    channels = _scale_channels(32, width)
-    layers: list[nn.Module] = [_make_convolution(1, channels, 3, 2)]
-    for expansion, stage_channels, repeats, stride in _STAGES:
-        for repeat in range(repeats):
-            outputs = _scale_channels(stage_channels, width)
-            layers.append(_Block(channels, outputs, expansion, 1 if repeat else stride))
-            channels = outputs
+    inputs = _scale_channels(32, width)
+    layers: list[nn.Module] = [_make_convolution(1, inputs, 3, 2)]
+    for expansion, stage_channels, repeats, stage_stride in _STAGES:
+        outputs = _scale_channels(stage_channels, width)
+        for stride in [stage_stride, *[1] * (repeats - 1)]:
+            hidden = inputs * expansion
+            block = [
+                *([] if expansion == 1 else [_make_convolution(inputs, hidden)]),
+                _make_convolution(hidden, hidden, 3, stride, groups=hidden),
+                *_make_convolution(hidden, outputs, activation=None),
+            ]
+            layers.append(_Block("conv", block, stride == 1 and inputs == outputs))
+            inputs = outputs
     head = _scale_channels(1280, max(width, 1.0))
-    layers.append(_make_convolution(channels, head))
+    layers.append(_make_convolution(inputs, head))
     classifier = nn.Sequential(nn.Dropout(0.2), nn.Linear(head, num_classes))
     return nn.Sequential(*layers), classifier
 
 
 def _make_mn(num_classes: int, width: float) -> tuple[nn.Sequential, nn.Sequential]:
-    channels = _scale_channels(16, width, divisor=8)
-    layers: list[nn.Module] = [_make_mn_convolution(1, channels, 3, 2, activation=nn.Hardswish)]
-    for block in _BLOCKS:
-        layers.append(_MnBlock(block, channels, width))
-        channels = _scale_channels(block[2], width, divisor=8)
-    layers.append(_make_mn_convolution(channels, 6 * channels, activation=nn.Hardswish))
+    inputs = _scale_channels(16, width, divisor=8)
+    layers: list[nn.Module] = [_make_mn_convolution(1, inputs, 3, 2, activation=nn.Hardswish)]
+    for size, expanded, channels, is_squeezed, has_hard_swish, stride in _BLOCKS:
+        hidden, outputs = (_scale_channels(x, width, divisor=8) for x in (expanded, channels))
+        make = functools.partial(
+            _make_mn_convolution, activation=nn.Hardswish if has_hard_swish else nn.ReLU
+        )
+        block: list[nn.Module] = [] if hidden == inputs else [make(inputs, hidden)]
+        block.append(make(hidden, hidden, size, stride, groups=hidden))
+        block += [_Excitations(hidden)] if is_squeezed else []
+        block.append(_make_mn_convolution(hidden, outputs))
+        layers.append(_Block("block", block, stride == 1 and inputs == outputs))
+        inputs = outputs
+    layers.append(_make_mn_convolution(inputs, 6 * inputs, activation=nn.Hardswish))
     head = _scale_channels(1280, width, divisor=8)
     classifier = nn.Sequential(
         nn.Identity(),  # here the published network takes the mean
         nn.Identity(),
-        nn.Linear(6 * channels, head),
+        nn.Linear(6 * inputs, head),
         nn.Hardswish(),
         nn.Dropout(0.2),
         nn.Linear(head, num_classes),
@@ -245,45 +259,15 @@ class _MnLogMel(nn.Module):
 
 
 class _Block(nn.Module):
-    """An inverted residual."""
+    """An inverted residual, whose layers have their published name."""
 
-    def __init__(self, inputs: int, outputs: int, expansion: int, stride: int):
+    def __init__(self, name: str, layers: Sequence[nn.Module], has_shortcut: bool):
         super().__init__()
-        hidden = inputs * expansion
-        self.has_shortcut = stride == 1 and inputs == outputs
-        self.conv = nn.Sequential(
-            *([] if expansion == 1 else [_make_convolution(inputs, hidden)]),
-            _make_convolution(hidden, hidden, 3, stride, groups=hidden),
-            *_make_convolution(hidden, outputs, activation=None),
-        )
+        self.name, self.has_shortcut = name, has_shortcut
+        self.add_module(name, nn.Sequential(*layers))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.conv(x)
-        return x + y if self.has_shortcut else y
-
-
-class _MnBlock(nn.Module):
-    """An inverted residual with squeeze-and-excitation; the names are the published ones."""
-
-    def __init__(self, block: tuple[int, int, int, bool, bool, int], inputs: int, width: float):
-        super().__init__()
-        size, hidden, outputs, is_squeezed, has_hard_swish, stride = block
-        hidden, outputs = (_scale_channels(x, width, divisor=8) for x in (hidden, outputs))
-        activation = nn.Hardswish if has_hard_swish else nn.ReLU
-        layers: list[nn.Module] = []
-        if hidden != inputs:
-            layers.append(_make_mn_convolution(inputs, hidden, activation=activation))
-        layers.append(
-            _make_mn_convolution(hidden, hidden, size, stride, activation=activation, groups=hidden)
-        )
-        if is_squeezed:
-            layers.append(_Excitations(hidden))
-        layers.append(_make_mn_convolution(hidden, outputs))
-        self.block = nn.Sequential(*layers)
-        self.has_shortcut = stride == 1 and inputs == outputs
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y: torch.Tensor = self.block(x)
+        y: torch.Tensor = self.get_submodule(self.name)(x)
         return x + y if self.has_shortcut else y
 
 
