@@ -280,4 +280,4 @@ def triangles(corners: np.ndarray, places: np.ndarray) -> np.ndarray:
     low, centre, high = corners[:-2], corners[1:-1], corners[2:]
     rising = (places[:, None] - low) / (centre - low)
     falling = (high - places[:, None]) / (high - centre)
-    return np.maximum(np.minimum(rising, falling), 0)
+    return np.asarray(np.maximum(np.minimum(rising, falling), 0))

@@ -112,8 +112,8 @@ def map_scores(
 ) -> Teacher:
     """Makes a teacher whose scores are a function of another's, like it but for the `changes`."""
     open_scorer = functools.partial(MappedScorer, teacher, function)
-    changes = {"open_scorer": open_scorer, "output": "sigmoid", "model": None} | changes
-    return dataclasses.replace(teacher, **changes)
+    mapped = dataclasses.replace(teacher, open_scorer=open_scorer, output="sigmoid", model=None)
+    return dataclasses.replace(mapped, **changes)
 
 
 def map_classes(teacher: Teacher, classes: Sequence[str], columns: Columns) -> Teacher:
