@@ -25,6 +25,7 @@ _OPTIONS = {"protocol_whitelist": "none"}
 # Containers may state a little more than the decoder returns: the encoder's padding.
 _LENGTH_TOLERANCE_SECONDS = 2 * CUT_TOLERANCE_SECONDS
 
+_HALF_INT32 = 1 << 31
 _LONGEST_OGG_PAGE = 65_307  # bytes
 _OGG_HEADER = 27  # bytes, of which the sixth holds flags, the last the number of sizes after it
 _LAST_OGG_PAGE = 4
@@ -61,10 +62,14 @@ class FFmpegReader(Reader):
         self._container.close()
 
     def measure_seconds(self) -> float:
-        """See `Reader.measure_seconds`: of the packets, which are not decoded."""
+        """See `Reader.measure_seconds`: of the packets, which are not decoded.
+
+        FFmpeg gives the last packet of an Ogg file a negative duration, as 32 bits without a sign.
+        """
         total = 0
         with contextlib.suppress(av.FFmpegError):
-            total = sum(packet.duration or 0 for packet in self._container.demux(self._stream))
+            for packet in self._container.demux(self._stream):
+                total += ((packet.duration or 0) + _HALF_INT32) % (2 * _HALF_INT32) - _HALF_INT32
         if total:
             return float(total * self._stream.time_base)
         self._container.seek(0)

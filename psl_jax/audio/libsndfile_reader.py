@@ -78,7 +78,7 @@ class LibsndfileReader(Reader):
         except (soundfile.LibsndfileError, TypeError, ValueError) as error:
             raise DecodeError("undecodable", format_one_line(error)) from error
         source = self._source
-        if source.format not in _EXACT_LENGTH_FORMATS:
+        if source.format not in _EXACT_LENGTH_FORMATS or source.subtype.startswith("MPEG"):
             source.close()
             raise DecodeError("undecodable", f"{source.format} is left to FFmpeg")
         self.rate, self.channels = source.samplerate, source.channels

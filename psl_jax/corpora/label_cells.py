@@ -4,6 +4,8 @@ What can be meant in one way only is read so, and told; nothing becomes another 
 """
 
 import collections
+import contextlib
+import json
 import re
 from collections.abc import Collection, Iterable, Mapping
 
@@ -13,9 +15,10 @@ from psl_jax.networks.class_lists import clean_name
 SEPARATORS = (";", ",", "|")
 # What names hold as well: it separates labels only where all parts are classes themselves.
 _IN_NAMES = tuple("/+&\uff1b\uff0c\u3001 ")
-_MISSING = {"nan", "none", "null", "na", "n/a", "#n/a", "<na>"}
-_LIST = re.compile(r"\s*(?:\[.*\]|[({]\s*['\"].*[)}])\s*", re.DOTALL)
-_QUOTED = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""")
+_MISSING = {"nan", "none", "null", "na", "n/a", "<na>"}
+_MISSING |= {"#n/a", "#ref!", "#name?", "#value!", "#div/0!"}  # of formulas
+LIST = re.compile(r"\s*(?:\[.*\]|[({]\s*['\"].*[)}])\s*", re.DOTALL)
+QUOTED = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""")
 
 
 class LabelCells:
@@ -89,8 +92,9 @@ class LabelCells:
         return names
 
     def _split(self, text: str) -> list[str]:
-        if _LIST.fullmatch(text):
-            names = [a or b for a, b in _QUOTED.findall(text)] or text.strip()[1:-1].split(",")
+        if LIST.fullmatch(text):
+            names = [_unquote(quoted[0]) for quoted in QUOTED.finditer(text)]
+            names = names or text.strip()[1:-1].split(",")
             self._note_once("Python list", f"labels such as {text!r} are read as lists")
         else:
             if re.search("[\t\r\n]", text):
@@ -187,7 +191,14 @@ class LabelCells:
             self.notes.append(("no label?", detail))
 
 
+def _unquote(quoted: str) -> str:
+    """The name in quotes of JSON, which codes umlauts as \\u00fc, or of Python."""
+    with contextlib.suppress(ValueError):
+        return str(json.loads(quoted, strict=False))
+    return re.sub(r"\\(.)", r"\1", quoted[1:-1])
+
+
 def _without_quotes(text: str) -> str:
     """The text between the quotes that stand around it, if any do."""
-    quoted = _QUOTED.fullmatch(text.strip())
+    quoted = QUOTED.fullmatch(text.strip())
     return (quoted[1] or quoted[2] or "") if quoted else text

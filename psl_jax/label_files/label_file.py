@@ -21,6 +21,7 @@ _GIVE_CLASSES = (
 )
 # Rounding may carry a probability past 0 or 1 by so much.
 _TOLERANCE = 1e-3
+_FEW_LOGITS = 500  # which may all be from 0 to 1
 
 
 class Block(NamedTuple):
@@ -100,9 +101,14 @@ def to_probabilities(values: np.ndarray, logits: bool, where: object) -> np.ndar
     values = np.asarray(values, np.float32)
     if np.isnan(values).any():
         raise UserError(f"{where}: NaN is no label; was the file written to its end?")
+    low, high = float(values.min(initial=0)), float(values.max(initial=0))
+    if logits and low == 0 < high <= 1 and values.size > _FEW_LOGITS:
+        raise UserError(
+            f"{where}: no logits, as all are from 0 to 1. If they are probabilities, say "
+            "--values=probabilities"
+        )
     if logits:
         return np.asarray(special.expit(values))
-    low, high = float(values.min(initial=0)), float(values.max(initial=0))
     if low < -_TOLERANCE or high > 1 + _TOLERANCE:
         raise UserError(
             f"{where}: {low if low < -_TOLERANCE else high:g} is no probability. If the file holds "

@@ -17,6 +17,7 @@ KINDS = pytest.mark.parametrize(
         ("variable.mp3", 44_100, 1, {"bitrate_mode": "VARIABLE"}),
         ("average.mp3", 22_050, 2, {"bitrate_mode": "AVERAGE"}),
         ("vorbis.ogg", 44_100, 2, {}),
+        ("slow.ogg", 16_000, 1, {}),
         ("opus.opus", 48_000, 2, {"format": "OGG", "subtype": "OPUS"}),
     ],
 )
@@ -39,6 +40,7 @@ def test_whole_files_pass(written, name, rate, channels, options, seconds):
     path = written(name, rate, channels, options, seconds)
     samples = decoding.decode(path).samples
     assert len(samples) / 16_000 == pytest.approx(seconds, abs=0.1)
+    assert decoding.measure_seconds(path) == pytest.approx(seconds, abs=0.2)
     np.testing.assert_array_equal(decoding.decode(io.BytesIO(path.read_bytes())).samples, samples)
 
 

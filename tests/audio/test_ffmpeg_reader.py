@@ -20,6 +20,7 @@ KINDS = {
     "film.avi": ("avi", "libmp3lame", 44_100, 1),
     "stream.ts": ("mpegts", "aac", 48_000, 1),
     "film.flv": ("flv", "aac", 44_100, 1),
+    "mp3.wav": ("wav", "libmp3lame", 44_100, 1),
     "pack.wv": ("wv", "wavpack", 16_000, 1),
     "sound.ac3": ("ac3", "ac3", 48_000, 2),
 }

@@ -1,5 +1,6 @@
 """Tables of annotation tools: what a careful human reads, or an error that names the reason."""
 
+import datetime
 import json
 import os
 import pathlib
@@ -100,6 +101,11 @@ READ = {
         "0.0\t3.0\tAvis ficta, Nobody's Rail\t0.8123\n3.0\t6.0\tDog_Dog\t0.5\n",
         [("a.wav", 0, 3, "Nobody's Rail"), ("a.wav", 3, 6, "Dog")],
     ),
+    "audacity: soft labels of MAESTRO, which look like BirdNET's": (
+        "a.txt",
+        "0.0\t1.0\tbirds_singing\t0.85\n1.0\t2.0\tcar\t0.25\n2.0\t3.0\tDog_Hund\t0.5\n",
+        [("a.wav", 0, 1, "birds_singing"), ("a.wav", 1, 2, "car"), ("a.wav", 2, 3, "Hund")],
+    ),
     "birdnet lite: semicolons and no file column": (
         "a.csv",
         "Start (s);End (s);Scientific name;Common name;Confidence\n0.0;3.0;Canis;Dog;0.5\n",
@@ -174,6 +180,11 @@ READ = {
         "e.csv",
         'filename,onset,offset,label,remark\na,0,1,dog,"windy\nday"\na,2,3,cat,\n',
         [("a.wav", 0, 1, "dog"), ("a.wav", 2, 3, "cat")],
+    ),
+    "plain: a unit without a space": (
+        "e.csv",
+        "filename,startMs,endMs,label\na,500,1500,dog\n",
+        [("a.wav", 0.5, 1.5, "dog")],
     ),
     "plain: names without spaces": (
         "e.csv",
@@ -255,6 +266,23 @@ REFUSED = {
         "filename,label,from,to\na,dog,1.5,2.5\n",
         "times in a unit or a column that is not read, in .'from', 'to'.",
     ),
+    "clock times in columns of Spanish names": (
+        "e.csv",
+        "filename,label,inicio,fin\na,dog,0:01.5,0:02.5\n",
+        "times in a unit or a column that is not read, in .'inicio', 'fin'.",
+    ),
+    "a class that is said to be absent": (
+        "e.tsv",
+        "filename\tonset\toffset\tlabel\tpresent\na\t0\t1\tdog\tNOT_PRESENT\n",
+        "row 2: present is 'NOT_PRESENT', so that the class is absent",
+    ),
+    "a dictionary": (
+        "e.csv",
+        'filename,label\na,"[{""category"": ""dog""}]"\n',
+        "row 2: .* is no list of labels",
+    ),
+    "labels with scores": ("e.csv", "filename,label\na,\"[('dog', 0.9)]\"\n", "no list of labels"),
+    "a number for each class": ("e.csv", "filename,label\na,[0. 1. 1.]\n", "no list of labels"),
     "a time and a duration": (
         "e.csv",
         "filename,label,time,duration\na,dog,1.5,2.5\na,cat,3,2\n",
@@ -283,6 +311,11 @@ REFUSED = {
         "a.txt",
         '"#file:///D:/a.wav -- offset: 1500, duration: 00:02:00.000\nt\t\t1.0\t2.0\t1.0\tdog\n',
         "row 1: .*offset 0",
+    ),
+    "ELAN's duration in place of the end": (
+        "a.txt",
+        "Tier\tBegin Time - ss.msec\tDuration - ss.msec\tAnnotation\nt\t1.25\t2.75\tdog\n",
+        "row 1: a duration without begin or end",
     ),
     "rows of no recording": ("e.csv", "filename,onset,offset,label\nb,0,1,dog\n", "row 2 of e.csv"),
 }
@@ -334,9 +367,30 @@ def test_formulas_and_whole_numbers(tmp_path):
         read_annotations(tmp_path, Hints())
     (tmp_path / "e.xlsx").unlink()
     arrow = pytest.importorskip("pyarrow")
-    rows = {"filename": ["a.wav", "b.wav"], "label": [7.0, None]}
+    rows = {"filename": [b"a.wav", b"b.wav"], "label": [7.0, None]}  # Spark writes texts as bytes
     pytest.importorskip("pyarrow.parquet").write_table(arrow.table(rows), tmp_path / "e.parquet")
     assert read_annotations(tmp_path, Hints()).rows["a.wav"].labels == ["7"]
+
+
+@pytest.mark.parametrize(
+    ("time", "merged", "message"),
+    [
+        (datetime.time(1, 30), None, "row 2: 01:30 is stored as hours and minutes"),
+        (1.5, "D2:D3", "the cells D2:D3 are merged"),
+    ],
+)
+def test_what_a_spreadsheet_only_shows(tmp_path, time, merged, message):
+    """Who types 1:30 means minutes and seconds; a merged cell shows its value in several rows."""
+    book = pytest.importorskip("openpyxl").Workbook()
+    for row in (["filename", "onset", "offset", "label"], ["a.wav", time, time, "dog"], ["a.wav"]):
+        book.active.append(row)
+    book.active["B2"].number_format = book.active["C2"].number_format = "h:mm"
+    if merged:
+        book.active.merge_cells(merged)
+    book.save(tmp_path / "e.xlsx")
+    touch(tmp_path, "a.wav")
+    with pytest.raises(UserError, match=message):
+        read_annotations(tmp_path, Hints())
 
 
 def test_what_is_hidden_says_nothing_and_other_files_are_told(tmp_path):

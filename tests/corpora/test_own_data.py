@@ -417,7 +417,7 @@ def test_ids_are_not_shared(tmp_path):
         (['"dog,rain,cat"', "dog"], ["dog,rain,cat", "dog"], "one label or several?"),
         (["dog|rain", "dog;rain"], ["dog rain", "dog rain"], "several labels"),
         (["\"['dog', 'rain']\"", "\"['dog' 'rain']\""], ["dog rain"] * 2, "Python list"),
-        (["[dog]", '"[""rain""]"'], ["dog", "rain"], "Python list"),
+        (["[dog]", '"[""r\\u00e4in""]"'], ["dog", "räin"], "Python list"),
         (["Dog ", " dog", "DOG", "dog"], ["dog"] * 4, "other spelling"),
         (['"dog, loud"', "dog"], ["dog,_loud", "dog"], "one label or several?"),
         (['"Vehicle horn, car horn"', "dog"], ["Vehicle_horn,_car_horn", "dog"], None),

@@ -143,6 +143,10 @@ def test_an_array_without_its_index_or_classes_and_an_archive(tmp_path, data):
     np.save(tmp_path / "e.npy", np.zeros((7, 527), np.float32))
     with pytest.raises(UserError, match=r"e\.pkl: there is no index of file names.*--index"):
         bring_in(tmp_path / "e.npy", data, tmp_path / "labels")
+    np.save(tmp_path / "e.npy", np.full((7, 527), 0.5, np.float32))
+    (tmp_path / "e.pkl").write_bytes(pickle.dumps(dict(zip(IDS, range(7), strict=True))))
+    with pytest.raises(UserError, match=r"all are from 0 to 1.*--values=probabilities"):
+        bring_in(tmp_path / "e.npy", data, tmp_path / "labels")
     np.save(tmp_path / "e.npy", np.zeros((7, 5), np.float32))
     with pytest.raises(UserError, match="has 5 classes and does not name them"):
         bring_in(tmp_path / "e.npy", data, tmp_path / "labels")

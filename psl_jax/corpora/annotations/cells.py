@@ -8,6 +8,7 @@ import math
 import os
 import pathlib
 import re
+import zipfile
 from typing import Any, NamedTuple
 
 from psl_jax.runtime.csv_files import SEPARATORS, plain_read_errors
@@ -109,6 +110,7 @@ def read_spreadsheet(path: pathlib.Path) -> Sheet:
     """
     with local_copy(path) as copy:
         values, formulas = (_read_sheets(path, copy, data_only=flag) for flag in (True, False))
+        _refuse_merged_cells(path, copy)
     filled = {title: rows for title, rows in formulas.items() if rows}
     if len(filled) != 1:
         names = ", ".join(filled) or "none"
@@ -145,11 +147,32 @@ def _read_sheets(
         sheet.reset_dimensions()  # which some programs state wrongly
         sheets[sheet.title] = [
             (row, cells)
-            for row, values in enumerate(sheet.iter_rows(values_only=True), 1)
-            if any(cells := [_cell_text(value) for value in values])
+            for row, row_cells in enumerate(sheet.iter_rows(), 1)
+            if any(cells := [_spreadsheet_text(path, row, cell) for cell in row_cells])
         ]
     book.close()
     return sheets
+
+
+def _spreadsheet_text(path: pathlib.Path, row: int, cell: Any) -> str:
+    """The text of a cell. Raises UserError for 1:30, which may be hours or minutes."""
+    if isinstance(cell.value, datetime.time) and "s" not in cell.number_format.lower():
+        raise UserError(
+            f"{path}, row {row}: {cell.value:%H:%M} is stored as hours and minutes. Write seconds, "
+            "as 90, or h:mm:ss"
+        )
+    return _cell_text(cell.value)
+
+
+def _refuse_merged_cells(path: pathlib.Path, copy: str | os.PathLike[str]) -> None:
+    """Raises UserError: of merged cells only the first holds their value."""
+    with zipfile.ZipFile(copy) as archive:
+        for name in archive.namelist():
+            if name.startswith("xl/worksheets/") and (
+                merged := re.search(rb'<mergeCell\s+ref="(\w+:\w+)"', archive.read(name))
+            ):
+                cells = merged[1].decode()
+                raise UserError(f"{path}: the cells {cells} are merged. Part and fill all of them")
 
 
 def read_parquet(path: pathlib.Path) -> Sheet:
@@ -173,5 +196,7 @@ def _cell_text(value: Any) -> str:
         return ""
     if isinstance(value, datetime.timedelta):
         return repr(value.total_seconds())
+    if isinstance(value, bytes):
+        return value.decode(errors="replace").strip()
     # Whole numbers beside empty cells are floats in parquet files of pandas.
     return repr(value).removesuffix(".0") if isinstance(value, float) else str(value).strip()

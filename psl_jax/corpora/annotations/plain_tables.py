@@ -10,8 +10,10 @@ from psl_jax.corpora.annotations.table_events import (
     TableRow,
     Times,
     is_number,
+    is_time,
     read_score,
 )
+from psl_jax.corpora.label_cells import LIST, QUOTED
 from psl_jax.runtime.errors import UserError
 
 # Names of each column without spaces; those of the first group win over those of the second.
@@ -32,10 +34,19 @@ _NAMES: dict[str, tuple[str, str]] = {
 }
 PLAIN_KIND = "a plain table"  # of no known tool
 _TIMES = ("onset", "offset", "duration")
-_LIKE_ONSET, _LIKE_OFFSET = {"from", "von", "xmin", "tmin"}, {"to", "bis", "xmax", "tmax"}
+_LIKE_ONSET = {"from", "von", "xmin", "tmin", "in", "inicio", "início", "début", "debut", "inizio"}
+_LIKE_OFFSET = {"to", "bis", "xmax", "tmax", "out", "fin", "fim", "final", "fine"}
 _UNIT = re.compile(
-    r"(.+?)(?:_*[\[(](?P<a>\w+)[\])]|_(?P<b>s|sec|secs|seconds|sekunden|ms|msec|milliseconds))"
+    r"(.+?)(?:_*[\[(](?P<a>\w+)[\])]|_(?P<b>s)|"
+    r"_?(?P<c>sec|secs|seconds|sekunden|ms|msec|milliseconds))"
 )
+# Numbers for classes, as [0, 1, 0] or [.2 .9 .1]: no names, unless other cells hold other lists.
+_NUMBERS = re.compile(
+    r"\[\s*(?:(?:[01]|\d*\.\d*(?:e[-+]\d+)?|true|false|\.{3})(?:[\s,]+|(?=\]))){2,}\]",
+    re.IGNORECASE,
+)
+_PRESENCE = {"present", "presence", "ispresent"}
+_ABSENT = re.compile(r"-1|0(?:\.0*)?|f(?:alse)?|no?|absent|not[_ ]?present", re.IGNORECASE)
 _SCALES = dict.fromkeys(("s", "sec", "secs", "seconds", "sekunden"), 1.0)
 _SCALES |= dict.fromkeys(("ms", "msec", "milliseconds"), 1e-3)
 _BIRDNET = {"start (s)", "end (s)", "common name"}
@@ -54,6 +65,7 @@ def read_plain(sheet: Sheet, hints: Hints) -> TableEvents:
     columns, scales = _find_columns(sheet, hints)
     if "label" not in columns and not hints.label:
         raise _make_error(sheet, "no column of labels")
+    _check_labels(sheet, columns.get("label"))
     has_times = "onset" in columns and ("offset" in columns or "duration" in columns)
     if not has_times and ("onset" in columns or "offset" in columns):
         raise _make_error(sheet, "an onset without an offset or duration, or an offset alone")
@@ -109,7 +121,7 @@ def _find_columns(sheet: Sheet, hints: Hints) -> tuple[dict[str, int], dict[str,
     for title in sheet.header:
         normal = re.sub(r"[\s-]+", "_", title.strip().casefold())
         match = _UNIT.fullmatch(normal)
-        unit = (match["a"] or match["b"]) if match else ""
+        unit = (match["a"] or match["b"] or match["c"]) if match else ""
         titles.append((match[1] if match and unit in _SCALES else normal).replace("_", ""))
         units.append(_SCALES.get(unit, 1.0))
     columns: dict[str, int] = {}
@@ -131,20 +143,50 @@ def _find_columns(sheet: Sheet, hints: Hints) -> tuple[dict[str, int], dict[str,
     return columns, scales
 
 
+def _check_labels(sheet: Sheet, column: int | None) -> None:
+    """Refuses rows of which another column says that they do not hold, and lists of no names."""
+    for number, title in enumerate(sheet.header):
+        if re.sub(r"[\W_]", "", title.casefold()) in _PRESENCE:
+            for row, cells in sheet.rows:
+                if _ABSENT.fullmatch(cells[number]):
+                    raise UserError(
+                        f"{sheet.path}, row {row}: {title} is {cells[number]!r}, so that the class "
+                        "is absent. Keep only rows of what is there, and delete the column"
+                    )
+    texts = [(row, cells[column]) for row, cells in sheet.rows] if column is not None else []
+    lists = [(row, text) for row, text in texts if LIST.fullmatch(text)]
+    are_numbers = all(_NUMBERS.fullmatch(text) for _, text in lists)
+    for row, text in lists:
+        between = QUOTED.sub("", text)
+        if are_numbers or ":" in between or (between != text and re.search(r"\d", between)):
+            raise UserError(
+                f"{sheet.path}, row {row}: {text!r:.60} is no list of labels. Expected their names "
+                "alone, as ['dog', 'rain'] or dog;rain"
+            )
+
+
 def _check_whole_recordings(sheet: Sheet, result: TableEvents, columns: Mapping[str, int]) -> None:
-    """Refuses a table whose times may stand in columns of other names, as `start_sample`."""
+    """Refuses a table whose times may stand in columns of other names, as `start_sample`.
+
+    Notes the columns that are not read.
+    """
     files = [row.files for row in result.rows if row.label]
-    numeric = []
+    unread = []
     for number, title in enumerate(sheet.header):
         texts = [cells[number] for _, cells in sheet.rows if cells[number]]
-        if number not in columns.values() and texts and all(map(is_number, texts)):
-            numeric.append(title)
-    words = set(map(str.casefold, re.findall("[A-Z]?[a-z]+|[A-Z]+", " ".join(numeric))))
+        if texts and number not in columns.values():
+            unread.append((title, texts))
+    if titles := [title for title, _ in unread if title]:  # an index of pandas has none
+        result.left_out.append((1, f"the columns {', '.join(titles)} are not read"))
+    times = [title for title, texts in unread if all(map(is_time, texts))]
+    numeric = [title for title, texts in unread if all(map(is_number, texts))]
+    of_titles = re.findall(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+", " ".join(times))
+    words = set(map(str.casefold, of_titles))
     onset, offset, duration = (set(" ".join(_NAMES[name]).split()) for name in _TIMES)
     if words & (onset | _LIKE_ONSET) and words & (offset | duration | _LIKE_OFFSET):
         raise _make_error(
             sheet,
-            f"times in a unit or a column that is not read, in {numeric}: expected seconds or ms",
+            f"times in a unit or a column that is not read, in {times}: expected seconds or ms",
         )
     if len(set(files)) < len(files) and len(numeric) + ("duration" in columns) > 1:
         raise _make_error(

@@ -152,6 +152,11 @@ def read_score(text: str) -> float | None:
     return score if score <= 1 else None
 
 
+def is_time(text: str) -> bool:
+    """Whether a cell is a number, or h:mm:ss."""
+    return is_number(text) or bool(_CLOCK.fullmatch(text))
+
+
 def is_number(text: str) -> bool:
     """Whether a cell is a number with either decimal sign."""
     return bool(_PLAIN_NUMBER.fullmatch(text) or _decimal_sign(text))

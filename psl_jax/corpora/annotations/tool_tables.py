@@ -51,8 +51,8 @@ def read_audacity(path: str, rows: list[Row]) -> TableEvents:
             raise UserError(f"{path}, row {row}: {cells[1]!r} is no time")
         else:
             offset, label = onset, cells[-1] if len(cells) > 1 else ""
-        if is_birdnet:  # "Scientific, Common", later "Scientific_Common"
-            label = re.split(", |_", label, maxsplit=1)[-1]
+        if is_birdnet:  # "Scientific, Common", later "Scientific_Common"; not birds_singing
+            label = re.sub("^[A-Z][^,_]*(?:, |_)", "", label)
         result.add(TableRow((), label, row, onset, offset, score=score))
     result.drop_repeated_rows()
     return result
@@ -177,6 +177,7 @@ _FORMS = {
     "milliseconds": re.compile(r"\d+"),
 }
 _HEADER_FORMS = re.compile(r"hh:mm:ss\.ms|ss\.msec|\bmsec\b")
+_DURATION = re.compile("d(u[ru]|au)", re.IGNORECASE)  # its title begins so: duration, Dauer, duur
 
 
 def is_elan(rows: list[Row]) -> bool:
@@ -214,6 +215,8 @@ def read_elan(path: str, rows: list[Row]) -> TableEvents:
     if not lines:
         return result
     begin, end, first_after, has_duration = _time_columns(path, lines)
+    if not has_duration and any(map(_DURATION.match, header[begin:first_after])):
+        raise UserError(f"{path}, row 1: a duration without begin or end. Export all three")
     after = range(first_after, width)
     # Of several files in one table: the name of each, and perhaps its path.
     names = [i for i in after if all(cells[i].lower().endswith(".eaf") for _, cells in lines)]
