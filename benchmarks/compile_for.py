@@ -24,8 +24,6 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from absl import flags
-
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import compiled_text
@@ -210,7 +208,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     add("--out", default="compiled.json", metavar="JSON")
     add("--here", action="store_true", help=argparse.SUPPRESS)  # in this process
-    flags.FLAGS(arguments[:1])  # absl's own, which nobody gives here, count as read
     result = parser.parse_args(arguments[1:])
     for option, known in (("target", TARGETS), ("programs", PROGRAMS)):
         for name in getattr(result, option).split(","):

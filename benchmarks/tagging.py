@@ -21,7 +21,6 @@ from typing import NamedTuple
 
 import numpy as np
 import soundfile
-from absl import flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
@@ -96,7 +95,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=3600, help="of the long file")
     parser.add_argument("--files", type=int, default=1000, help="short ones")
     parser.add_argument("--repeats", type=int, default=3)
-    flags.FLAGS(arguments[:1])
     return parser.parse_args(arguments[1:])
 
 

@@ -336,12 +336,9 @@ check_arguments() {
   local argument before='' sources=("psl_jax/commands/$module.py") known=''
   [ "$module" != main ] || sources=(psl_jax/main.py)
   [ -f "${sources[0]}" ] || fail "--command is '$module': there is no command $module"
-  if [ "$module" = main ]; then
-    known='config(\..*)?|'
-  else
-    sources+=(psl_jax/teachers/scoring_cli.py)
-  fi
-  known+=$(grep -ohzE '(add|add_argument|DEFINE_[a-z_]+)\(\s*"(--)?[a-z_]+"' "${sources[@]}" |
+  [ "$module" = main ] && known='config(\..*)?|' || sources+=(psl_jax/teachers/scoring_cli.py)
+  sources+=(psl_jax/runtime/cli_entry.py)
+  known+=$(grep -ohzE '(add|add_argument)\(\s*"(--)?[a-z_]+"' "${sources[@]}" |
     tr '\0' '\n' | sed -n 's/.*"\(--\)\{0,1\}\([a-z_]*\)"$/\2/p' | paste -sd '|')
   for argument; do
     [[ ! $argument =~ ^--?([a-z][^=]*) || ${BASH_REMATCH[1]} =~ ^(no)?($known)$ ]] ||

@@ -4,7 +4,6 @@ import ast
 import difflib
 import importlib
 import pathlib
-import runpy
 import sys
 
 import psl_jax
@@ -31,10 +30,10 @@ def run() -> None:
         print(f"{told}{usage()}", file=sys.stderr)
         sys.exit(2)
     sys.argv = [f"psl-jax {name}", *sys.argv[2:]]
-    if name == "main":
-        runpy.run_module(module_of(name), run_name="__main__", alter_sys=False)
-        return
     command = importlib.import_module(module_of(name))
+    if name == "main":
+        command.run()
+        return
     cli_entry.run(
         command.main,
         command.parse,

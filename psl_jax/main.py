@@ -13,18 +13,17 @@ tagging" (ICASSP 2022), "the published code" is that of its authors, and "our ch
 that neither gives.
 """
 
+import argparse
 import ast
 import difflib
 import itertools
 import os
 import pathlib
-import sys
-import textwrap
+import runpy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 from psl_jax import config as config_lib
 from psl_jax import settings_reference
@@ -39,55 +38,6 @@ _CONFIG_ERRORS = (  # of a file that is none, or has mistakes
     *(SyntaxError, TypeError, ValueError),
 )
 _SWITCH = {"true": True, "1": True, "false": False, "0": False}
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Run folder, for all results (default: runs/ and the config's name)."
-)
-_STAGE = flags.DEFINE_enum_class(
-    "stage",
-    Stage.REPORT,
-    Stage,
-    "Stage after which to stop; unfinished stages before it run too (default: report, the last).",
-)
-_AFRESH = flags.DEFINE_bool(
-    "start_afresh",
-    False,
-    "Delete and redo experiments whose results belong to other settings, data or teacher; the rest "
-    "continue (default: false: stop with an error).",
-)
-_SEEDS = flags.DEFINE_string(
-    "seeds",
-    None,
-    "Random seeds; the config runs once for each, and a table gives means over them; each is 0 or "
-    "more, such as 0,1,2 (default: config.seed alone).",
-)
-_FOLDS = flags.DEFINE_string(
-    "folds",
-    None,
-    "Cross-validation, for own recordings and data with splits fold1, fold2, ...: numbers of the "
-    "folds to evaluate on, each after training on all others, such as 1,2; or all (default: none).",
-)
-_DISTRIBUTED = flags.DEFINE_bool(
-    "distributed",
-    False,
-    "This is one of several processes that train together. On a TPU pod and in Slurm and MPI jobs "
-    "they find each other; elsewhere give --coordinator_address, --num_processes and --process_id "
-    "(default: false).",
-)
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator_address",
-    None,
-    "Address HOST:PORT where process 0 listens (default: that of the pod or job).",
-)
-_NUM_PROCESSES = flags.DEFINE_integer(
-    "num_processes", None, "Number of processes (default: that of the pod or job)."
-)
-_PROCESS_ID = flags.DEFINE_integer(
-    "process_id", None, "Number of this process, from 0 (default: that of the pod or job)."
-)
-_FLAGS = (
-    *(_WORKDIR, _STAGE, _AFRESH, _SEEDS, _FOLDS),
-    *(_DISTRIBUTED, _COORDINATOR, _NUM_PROCESSES, _PROCESS_ID),
-)
 
 _PACKAGE = pathlib.Path(__file__).parent
 # Inside the package where it was installed, beside it in a clone.
@@ -95,115 +45,130 @@ _IS_CLONE = (_PACKAGE.parent / "pyproject.toml").exists()
 _FOLDER = _PACKAGE.parent / "configs" if _IS_CLONE else _PACKAGE / "configs"
 
 
-def main(_: Sequence[str]) -> None:
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command line, which begins with the program's name; `config` is the changed config."""
+    settings = "settings, --config.SETTING=VALUE (docs/SETTINGS.md):"
+    parser = cli_entry.parser(
+        "main", f"{__doc__}\n\n{settings}\n\n{settings_reference.list_settings()}"
+    )
+    parser.usage = "psl-jax main --config CONFIG [OPTION ...] [--config.SETTING=VALUE ...]"
+    parser.allow_abbrev = False  # --seed is none of --seeds
+    add = parser.add_argument
+    add(
+        "--config",
+        required=True,
+        help="config file or name, with a variant after a colon where it has one: quickstart, "
+        "own_data:mn04, psl2s:code; configs/ has all (required)",
+    )
+    add("--workdir", metavar="DIR", help="run folder (default: runs/ and the config's name)")
+    add(
+        "--stage",
+        choices=[stage.value for stage in Stage],
+        default=Stage.REPORT.value,
+        help="stage after which to stop; unfinished stages before it run too (default: report, "
+        "the last)",
+    )
+    add(
+        "--start_afresh",
+        nargs="?",
+        const="true",
+        default="false",
+        choices=("true", "false"),
+        help="delete and redo experiments whose results belong to other settings, data or "
+        "teacher; the rest continue (default: false: stop with an error)",
+    )
+    add(
+        "--seeds",
+        metavar="N,N",
+        help="random seeds; the config runs once for each, and a table gives means over them; "
+        "each is 0 or more, such as 0,1,2 (default: config.seed alone)",
+    )
+    add(
+        "--folds",
+        metavar="N,N",
+        help="cross-validation, for own recordings and data with splits fold1, fold2, ...: numbers "
+        "of the folds to evaluate on, each after training on all others, such as 1,2; or all "
+        "(default: none)",
+    )
+    cli_entry.add_processes(parser)
+    for before, word in itertools.pairwise(arguments):
+        takes_no_word = before.startswith((_SETTING, "--start_afresh")) and "=" not in before
+        if takes_no_word and not word.startswith("-"):
+            raise UserError(f"{before} {word}: give {before}={word}")
+    changes = [argument for argument in arguments[1:] if argument.startswith(_SETTING)]
+    parsed = parser.parse_args([a for a in arguments[1:] if not a.startswith(_SETTING)])
+    parsed.config = _load_config(parsed.config)
+    for argument in changes:
+        _change(parsed.config, argument)
+    for line in _not_reached(parsed.config, changes):
+        print(line)
+    return parsed
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Runs the experiments up to the stage that is asked for."""
     from psl_jax.experiments import suite
     from psl_jax.runtime import distributed, run_files
 
+    config, start_afresh = arguments.config, arguments.start_afresh == "true"
     distributed.configure()
-    config = flags.FLAGS.config
     distributed.join_processes(
-        _DISTRIBUTED.value,
-        _COORDINATOR.value,
-        _NUM_PROCESSES.value,
-        _PROCESS_ID.value,
+        arguments.distributed,
+        arguments.coordinator_address,
+        arguments.num_processes,
+        arguments.process_id,
         dict(flatten(config.to_dict()))
-        | {f.name: f.value for f in (_STAGE, _AFRESH, _SEEDS, _FOLDS)},
+        | {name: getattr(arguments, name) for name in ("stage", "start_afresh", "seeds", "folds")},
     )
-    workdir = _WORKDIR.value or os.path.join("runs", config.name)
-    seeds = _read_numbers(_SEEDS, "different numbers, such as 0,1,2")
+    workdir = arguments.workdir or os.path.join("runs", config.name)
+    seeds = _read_numbers("seeds", arguments.seeds, "different numbers, such as 0,1,2")
     for seed in seeds or ():
         check("seeds", seed, config_lib.KNOWN["seed"], "--")
-    is_all = _FOLDS.value == "all"
-    folds = [] if is_all else _read_numbers(_FOLDS, "all, or different numbers, such as 1,2,3")
+    folds: list[int] | None = []
+    if arguments.folds != "all":
+        folds = _read_numbers("folds", arguments.folds, "all, or different numbers, such as 1,2,3")
     with run_files.claim_folder(workdir, "--workdir"):
         suite.run(
             config,
             workdir,
             seeds=seeds,
             folds=folds,
-            last_stage=_STAGE.value,
-            start_afresh=_AFRESH.value,
+            last_stage=Stage(arguments.stage),
+            start_afresh=start_afresh,
         )
 
 
-def _read_numbers(flag: flags.FlagHolder[Any], expected: str) -> list[int] | None:
-    """The numbers of a flag such as 0,1,2; None where it is not given. Raises UserError."""
-    if flag.value is None:
+def _read_numbers(name: str, text: str | None, expected: str) -> list[int] | None:
+    """The numbers of an option such as 0,1,2; None where it is not given. Raises UserError."""
+    if text is None:
         return None
-    words = [word.strip() for word in flag.value.split(",")]
+    words = [word.strip() for word in text.split(",")]
     numbers = [int(word) for word in words if word.isdecimal()]
     if len(set(numbers)) < len(words):
-        raise UserError(f"--{flag.name}={flag.value}: expected {expected}")
+        raise UserError(f"--{name}={text}: expected {expected}")
     return numbers
 
 
-def help_text() -> str:
-    """What the command does, its flags, and all settings."""
-    about_config = (
-        "Config file or name, with a variant after a colon where it has one: quickstart, "
-        "own_data:mn04, psl2s:code; configs/ has all (required)."
-    )
-    descriptions = [("config", about_config)]
-    descriptions += [(flag.name, f"{flags.FLAGS[flag.name].help}") for flag in _FLAGS]
-    lines = ["usage: psl-jax main --config CONFIG [FLAG ...] [--config.SETTING=VALUE ...]", ""]
-    lines += [(__doc__ or "").strip(), "", "flags:"]
-    for name, text in descriptions:
-        lines.append(f"  --{name}")
-        lines += textwrap.wrap(text, 100, initial_indent=" " * 6, subsequent_indent=" " * 6)
-    lines += [
-        "",
-        "settings, --config.SETTING=VALUE (docs/SETTINGS.md):",
-        "",
-    ]
-    return "\n".join([*lines, settings_reference.list_settings()])
-
-
-def _parse(arguments: list[str]) -> list[str]:
-    if {"-h", "-help", "--help"} & set(arguments[1:]):
-        print(help_text())
-        sys.exit(0)
-    arguments = [f"-{a}" if a.startswith(_SETTING[1:]) else a for a in arguments]
-    changes = [argument for argument in arguments[1:] if argument.startswith(_SETTING)]
-    others = [a for a in _with_found_config(arguments) if not a.startswith(_SETTING)]
-    config = config_flags.DEFINE_config_file(
-        "config", None, "Settings; see configs/.", lock_config=True, sys_argv=others
-    )
+def _load_config(name: str) -> ConfigDict:
+    """The config of a file or name; what stands after a colon is the argument of its function."""
+    path, *variant = find_config(name).split(":", 1)
     try:
-        rest: list[str] = flags.FLAGS(others)
-        cli_entry.check_stray_words(arguments, rest[1:])
-        if not flags.FLAGS["config"].present:
-            raise UserError("no config: give --config=NAME, such as quickstart, or a file")
-        if not isinstance(config.value, ConfigDict):  # or this raises what is wrong with the file
-            raise TypeError(f"get_config() gives {config.value!r:.40}, expected a ConfigDict")
-        for argument in changes:
-            _change(config.value, argument)
-    except flags.Error as error:
-        lines = f"{error}".splitlines()  # between the first and the last may be a traceback
-        raise UserError(" ".join(dict.fromkeys([lines[0], lines[-1]]))) from error
+        functions = runpy.run_path(path)
+        if "get_config" not in functions:
+            raise LookupError("it has no get_config()")
+        config = functions["get_config"](*variant)
+        if not isinstance(config, ConfigDict):
+            raise TypeError(f"get_config() gives {config!r:.40}, expected a ConfigDict")
     except _CONFIG_ERRORS as error:
-        raise UserError(f"cannot read the config: {error}") from error
-    for line in _not_reached(config.value, changes):
-        print(line)
-    return rest
-
-
-def _with_found_config(arguments: list[str]) -> Iterator[str]:
-    """The arguments with the path of the config that --config names."""
-    for before, argument in itertools.pairwise(["", *arguments]):
-        flag, equals, name = argument.partition("=")
-        if before in ("--config", "-config"):
-            yield find_config(argument)
-        elif equals and flag in ("--config", "-config"):
-            yield f"{flag}={find_config(name)}"
-        else:
-            yield argument
+        raise UserError(f"cannot read the config {path}: {error}") from error
+    return config.lock()
 
 
 def _change(config: ConfigDict, argument: str) -> None:
     """Takes in --config.KEY=VALUE or --config.experiments.NAME.KEY=VALUE. Raises UserError."""
     path, equals, text = argument.removeprefix(_SETTING).partition("=")
     if not equals:
-        raise UserError(f"{argument}: expected a value. Is it {argument}=VALUE?")
+        raise UserError(f"{argument}: expected a value, as {argument}=VALUE")
     target, key = config, path
     if path.startswith("experiments."):
         _, name, key = [*path.split(".", 2), ""][:3]
@@ -272,7 +237,12 @@ def find_config(name: str) -> str:
     )
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Runs the command, with huge pages where they help."""
     if huge_pages.is_command("main"):
         huge_pages.restart_with_them()
-    cli_entry.run(main, _parse, takes_buckets=True)
+    cli_entry.run(main, parse, takes_buckets=True)
+
+
+if __name__ == "__main__":
+    run()

@@ -17,7 +17,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from absl import flags, logging
+from absl import logging
 
 from psl_jax.audio.segments import Segmentation, check_hop
 from psl_jax.commands import relabel
@@ -103,7 +103,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         out="folder of soft labels",
         seconds="required",
     )
-    flags.FLAGS(arguments[:1])  # absl's own, which nobody gives here, count as read
     return parser.parse_args(arguments[1:])
 
 

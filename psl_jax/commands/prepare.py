@@ -14,7 +14,7 @@ settings; 75 after SIGTERM.
 import argparse
 from collections.abc import Sequence
 
-from absl import flags, logging
+from absl import logging
 
 from psl_jax.audio.segments import RATES
 from psl_jax.data import split_index_files
@@ -28,7 +28,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = cli_entry.parser("prepare", __doc__ or "")
     _add_options(parser)
     _add_corpus_options(parser)
-    flags.FLAGS(arguments[:1])  # absl wants its own flags parsed, and has none here
     result = parser.parse_args(arguments[1:])
     if not result.describe and not (result.corpus and result.source_dir and result.data_dir):
         parser.error("give --corpus, --source_dir and --data_dir, or --describe")

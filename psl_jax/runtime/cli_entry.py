@@ -10,8 +10,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from absl import app, flags
-
 from psl_jax.runtime import disk_errors, errors, interrupts, paths, settings
 from psl_jax.runtime.errors import UnreachableError, UserError
 
@@ -26,12 +24,13 @@ _BUCKET = re.compile(
 
 def run(
     main: Callable[..., Any],
-    parse_flags: Callable[..., Any] | None = None,
+    parse: Callable[[list[str]], Any] = list,
     takes_buckets: bool = False,
     leaves_threads: bool = False,
 ) -> None:
-    """Runs `main` with absl's flags; takes_buckets: its arguments may be places in buckets.
+    """Runs `main` with what `parse` makes of the command line; its result is the exit status.
 
+    takes_buckets: arguments may be places in buckets.
     leaves_threads: threads that still compile or compute at its end are not waited for.
     Exit status 2 for a UserError, 130 when interrupted, 75 when told to end by SIGTERM, left by the
     other processes or cut off from a bucket: then the same command goes on.
@@ -48,7 +47,7 @@ def run(
     try:
         check_places(sys.argv[1:], takes_buckets)
         try:
-            app.run(main, flags_parser=parse_flags or _parse_flags)
+            sys.exit(main(parse(sys.argv)))
         finally:
             disk_errors.write_output("")  # what cannot be written is not left for Python's exit
     except SystemExit as ended:
@@ -106,27 +105,6 @@ def _explain(error: BaseException) -> tuple[str, int | None]:
             f"({type(error).__name__}: {str(error).splitlines()[0]:.200})"
         ), interrupts.RESTART
     return "", None
-
-
-def check_stray_words(arguments: Sequence[str], words: Sequence[str]) -> None:
-    """Raises UserError for `words` of the command line that absl took for no option."""
-    if not words:
-        return
-    word = words[0]
-    before = arguments[arguments.index(word) - 1] if word in arguments[1:] else ""
-    if before.startswith("-") and "=" not in before:
-        raise UserError(f"{before} {word}: give {before}={word}")
-    hint = f" Is it --{word}?" if "=" in word else ""
-    raise UserError(f"{word!r} is no option of this command.{hint}")
-
-
-def _parse_flags(arguments: Sequence[str]) -> list[str]:
-    try:
-        words = flags.FLAGS(list(arguments))
-    except flags.Error as error:
-        raise UserError(f"{error}") from error
-    check_stray_words(arguments, words[1:])
-    return words
 
 
 def with_home(argument: str) -> str:
@@ -197,6 +175,26 @@ def add_setting(group: Any, owner: type, name: str, **changes: Any) -> None:
     group.add_argument(f"--{name}", **({"help": add_default(text, shown)} | kwargs | changes))
 
 
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """Adds what a command is told that several processes share."""
+    add = parser.add_argument_group("several processes").add_argument
+    of_job = "(default: that of the pod or job)"
+    add(
+        "--distributed",
+        action="store_true",
+        help="this is one of several processes that share the work; on a TPU pod and in Slurm and "
+        "MPI jobs they find each other, elsewhere give --coordinator_address, --num_processes and "
+        "--process_id (default: a single process)",
+    )
+    add(
+        "--coordinator_address",
+        metavar="HOST:PORT",
+        help=f"address where process 0 listens {of_job}",
+    )
+    add("--num_processes", type=int, metavar="N", help=f"number of processes {of_job}")
+    add("--process_id", type=int, metavar="I", help=f"number of this process, from 0 {of_job}")
+
+
 def make_number_reader(name: str, number_type: type, rule: settings.Rule) -> Callable[[str], Any]:
     """Makes the `type` of a parser's option --NAME, int or float, which raises UserError."""
 
@@ -219,7 +217,6 @@ def parse_arguments(
     parser: argparse.ArgumentParser, arguments: Sequence[str]
 ) -> argparse.Namespace:
     """Parses a command line that begins with the program's name, as `run` gives it."""
-    flags.FLAGS(arguments[:1])  # absl wants its own flags parsed, and has none here
     return parser.parse_intermixed_args(arguments[1:])
 
 

@@ -69,22 +69,7 @@ def make_parser(
             "help": "classes that the model lacks: error: stop; drop: score 0 (default: error)",
         }
         add("unmapped", **({} if program == "relabel" else without_labels))
-    add = parser.add_argument_group("several processes").add_argument
-    of_job = "(default: that of the pod or job)"
-    add(
-        "--distributed",
-        action="store_true",
-        help="this is one of several processes that share the work; on a TPU pod and in Slurm and "
-        "MPI jobs they find each other, elsewhere give --coordinator_address, --num_processes and "
-        "--process_id (default: a single process)",
-    )
-    add(
-        "--coordinator_address",
-        metavar="HOST:PORT",
-        help=f"address where process 0 listens {of_job}",
-    )
-    add("--num_processes", type=int, metavar="N", help=f"number of processes {of_job}")
-    add("--process_id", type=int, metavar="I", help=f"number of this process, from 0 {of_job}")
+    cli_entry.add_processes(parser)
     return parser
 
 

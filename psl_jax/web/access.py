@@ -62,7 +62,8 @@ class Access:
                 problem = "wants another token than that" if token else "wants a token"
                 raise RefusedError(
                     401,
-                    f"This server {problem}: Authorization: Bearer TOKEN, as --token says.",
+                    f"This server {problem}: Authorization: Bearer TOKEN, as --token says. The "
+                    "address that it printed at its start holds the token for the page.",
                     "token",
                 )
 

@@ -10,12 +10,7 @@ import psl_jax
 from psl_jax.tagging import output_formats
 from psl_jax.tagging.file_tagging import FileTags
 from psl_jax.web.access import Access
-from psl_jax.web.forms import (
-    TagUpload,
-    Threshold,
-    UsedSettings,
-    describe_settings,
-)
+from psl_jax.web.forms import TagUpload, Threshold, UsedSettings, describe_settings
 from psl_jax.web.service import Job, Service
 from psl_jax.web.uploads import Uploads
 
@@ -110,14 +105,13 @@ def make_routes(service: Service, uploads: Uploads, access: Access) -> APIRouter
     )
     async def tag(request: Request, query: Annotated[TagUpload, Query()]) -> Response:
         # A wrong setting is refused before the file is received.
-        query.make_event_settings(service), query.choose_num_tags(service)
+        query.make_event_settings(service)
 
         def work(job: Job, upload: TagUpload) -> Response:
             events = upload.make_event_settings(service)
-            num_tags = upload.choose_num_tags(service)
             tags = service.tag(job, events)
             settings = describe_settings(events, service.segmentation, tags.labels)
-            answer = _make_answer(tags, settings, num_tags, service.tagger.info.name)
+            answer = _make_answer(tags, settings, upload.top_k, service.tagger.info.name)
             return Response(answer.model_dump_json(), media_type="application/json")
 
         return await uploads.answer(request, TagUpload, work)

@@ -13,8 +13,6 @@ from psl_jax.runtime.errors import UserError
 from psl_jax.tagging.events import EventSettings
 from psl_jax.web.service import RefusedError, Service
 
-_DEFAULT_TAGS = 10
-
 Threshold = Annotated[float, Field(gt=0, le=1)]
 Form = TypeVar("Form", bound="Upload")
 
@@ -68,11 +66,8 @@ class TagUpload(Upload):
         le=101,
         description="Frames of 0.32 s over which scores are first median-filtered: an odd number.",
     )
-    top_k: int | None = Field(
-        None,
-        ge=1,
-        description="Tags of the whole file in the answer, the best first: at most one for each "
-        "class. By default 10, or all.",
+    top_k: int = Field(
+        10, ge=1, description="Largest number of tags of the whole file, the best first."
     )
 
     def make_event_settings(self, service: Service) -> EventSettings:
@@ -91,17 +86,6 @@ class TagUpload(Upload):
             return EventSettings(tuple(thresholds.values()), median_filter)
         except UserError as error:
             raise _refuse(str(error)) from error
-
-    def choose_num_tags(self, service: Service) -> int:
-        """Returns how many tags the answer has. Raises RefusedError, 422."""
-        num_classes = len(service.tagger.labels)
-        if self.top_k is None:
-            return min(_DEFAULT_TAGS, num_classes)
-        if self.top_k > num_classes:
-            raise _refuse(
-                f"top_k is {self.top_k}, expected 1 to {num_classes}, the number of classes"
-            )
-        return self.top_k
 
 
 class UsedSettings(BaseModel):

@@ -60,6 +60,7 @@ class Job:
         self.has_gone = threading.Event()
         self.has_begun = False
         self.seconds = 0.0  # seconds of audio that are tagged
+        self.length: float | None = None  # seconds of all of it, where its header tells
 
     def check(self, new_seconds: float = 0.0) -> None:
         """Raises CancelledError where nobody waits any more."""
@@ -160,7 +161,7 @@ class Service:
     def _find_max_seconds(self, job: Job) -> float:
         """Finds the length in seconds up to which a file is accepted: less at high data rates."""
         with self._refuse_undecodable(job):
-            rate, channels, _ = read_form(job.path)
+            rate, channels, job.length = read_form(job.path)
         return self.limits.minutes * 60 * min(1.0, _USUAL_RATE / (rate * channels))
 
     @contextlib.contextmanager
@@ -215,16 +216,11 @@ def pack(tags: FileTags, mel: np.ndarray, mel_step: float, waveform: np.ndarray)
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 4)  # what follows is read as 16-bit numbers
     yield len(text).to_bytes(4, "little") + text
-    for block in split_rows(tags.frame_scores):
+    for start in range(0, len(tags.frame_scores), _ROWS_AT_ONCE):  # they lie on disk
+        block = tags.frame_scores[start : start + _ROWS_AT_ONCE]
         yield np.rint(block * 65535).astype("<u2").tobytes()
     yield mel.tobytes()
     yield waveform.tobytes()
-
-
-def split_rows(rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Splits rows, which lie on disk, into blocks that fit into memory."""
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        yield rows[start : start + _ROWS_AT_ONCE]
 
 
 def read_chunks(file: IO[bytes]) -> Iterator[bytes]:

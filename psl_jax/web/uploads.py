@@ -39,10 +39,14 @@ class Uploads:
         """Returns the progress of the upload of a ticket: "waiting", "tagging" or "unknown"."""
         tickets = list(self._waiting)
         if ticket not in self._waiting:
-            return {"state": "unknown", "ahead": 0, "seconds": 0.0}
+            return {"state": "unknown"}
         job = self._waiting[ticket]
-        state = "tagging" if job.has_begun else "waiting"
-        return {"state": state, "ahead": tickets.index(ticket), "seconds": round(job.seconds, 2)}
+        return {
+            "state": "tagging" if job.has_begun else "waiting",
+            "ahead": tickets.index(ticket),
+            "seconds": round(job.seconds, 2),
+            "length": job.length,
+        }
 
     async def answer(
         self,

@@ -4,6 +4,7 @@ A run is trained for two steps where other commands need it. Other configs go as
 settings, data, teachers and run folders of all their experiments are checked by then.
 """
 
+import contextlib
 import glob
 import importlib
 import importlib.util
@@ -23,7 +24,6 @@ import places
 import pyarrow.parquet
 import pytest
 import tpu_cloud
-from absl import flags
 
 from psl_jax import cli
 from psl_jax.experiments import suite
@@ -188,32 +188,22 @@ def run(command: str, patch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module(cli.module_of(name))
     patch.setattr(sys, "argv", [f"psl-jax {name}", *arguments])
     if name == "main":
-        run_main(module, arguments, patch)
+        run_main(module, arguments)
         return
     status = module.main(module.parse(sys.argv))
     assert not status and (not output or not status), command
 
 
-def run_main(module, arguments: list[str], patch: pytest.MonkeyPatch) -> None:
+def run_main(module, arguments: list[str]) -> None:
     def stop(runs):
         raise PlanIsMadeError
 
-    known = set(flags.FLAGS)
-    try:
-        trains = {"runs/teacher", "runs/psl2s"} & set(arguments)
-        with pytest.MonkeyPatch.context() as stopping:
-            if not trains:
-                stopping.setattr(suite, "describe_plan", stop)
-            rest = module._parse([sys.argv[0], *arguments, *SMALL])
-            module.main(rest)
-            assert trains
-    except PlanIsMadeError:
-        pass
-    finally:
-        for name in set(flags.FLAGS) - known:
-            delattr(flags.FLAGS, name)
-        for name in ("workdir", "stage", "seeds", "folds", "start_afresh"):
-            flags.FLAGS[name].unparse()
+    trains = {"runs/teacher", "runs/psl2s"} & set(arguments)
+    with pytest.MonkeyPatch.context() as stopping, contextlib.suppress(PlanIsMadeError):
+        if not trains:
+            stopping.setattr(suite, "describe_plan", stop)
+        module.main(module.parse([sys.argv[0], *arguments, *SMALL]))
+        assert trains
 
 
 @pytest.mark.parametrize(

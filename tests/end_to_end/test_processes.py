@@ -29,7 +29,6 @@ TIMEOUT = 300  # seconds; a loaded machine is no failure
 TOGETHER = """
 import sys, time
 import numpy as np
-from absl import flags
 from psl_jax.runtime import cli_entry, distributed, parallel, run_files
 process = int(sys.argv[2])
 distributed.join_processes(True, sys.argv[1], 2, process)
@@ -44,7 +43,7 @@ assert gathered.dtype == np.float32 and gathered.shape == (5, 3)
 assert (gathered[:3] == np.float32(0.1)).all() and (gathered[3:] == np.float32(1.1)).all(), gathered
 print("times", came, went)
 folder = run_files.claim_folder(sys.argv[3 + process], "--workdir")
-cli_entry.run(lambda _: folder.__enter__(), lambda words: flags.FLAGS(words[:1]))
+cli_entry.run(lambda _: folder.__enter__())
 """
 
 
@@ -65,13 +64,12 @@ parallel.wait_for_all("test")
 # The processes differ in a setting.
 UNLIKE = """
 import sys
-from absl import flags
 from psl_jax.runtime import cli_entry, distributed
 def main(arguments):
     address, process = sys.argv[1], int(sys.argv[2])
     settings = {"learning_rate": (1e-3, 1e-5)[process], "seed": 0}
     distributed.join_processes(True, address, 2, process, settings)
-cli_entry.run(main, lambda words: flags.FLAGS(words[:1]))
+cli_entry.run(main)
 """
 
 CLAIM = """

@@ -175,20 +175,6 @@ def test_commands_that_take_no_buckets_say_so(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["main", "--start_afresh", "false"], "--start_afresh false: give --start_afresh=false"),
-        (["main", "--config.seed", "7"], "--config.seed 7: give --config.seed=7"),
-        (["main", "x.y=3"], r"'x\.y=3' is no option of this command\. Is it --x\.y=3\?"),
-        (["main", "--a=1", "word"], "'word' is no option"),
-    ],
-)
-def test_stray_words_are_refused(arguments, words):
-    with pytest.raises(UserError, match=words):
-        cli_entry.check_stray_words(arguments, arguments[-1:])
-
-
 def test_a_platform_that_is_not_there_is_named(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "psl_jax.main", "--config", "weak", f"--workdir={tmp_path / 'run'}"],
@@ -297,7 +283,7 @@ def parsers_of(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentPar
             yield from action.choices.values()
 
 
-@pytest.mark.parametrize("command", [name for name in cli.COMMANDS if name != "main"])
+@pytest.mark.parametrize("command", cli.COMMANDS)
 def test_every_flag_says_what_it_is_and_its_default(command, monkeypatch):
     parsers = []
 

@@ -1,4 +1,4 @@
-// The microphone, and the length of files.
+// Records the microphone.
 import { $, about, clock, say } from "./util.js";
 
 // A recording as a WAV file.
@@ -61,16 +61,4 @@ export async function record(take) {
   button.classList.add("on");
   caption();
   recorder.start();
-}
-
-// Seconds of a file, as far as the browser can tell; else NaN.
-export function lengthOf(file) {
-  return new Promise((resolve) => {
-    const player = new Audio(), url = URL.createObjectURL(file);
-    const done = (seconds) => { URL.revokeObjectURL(url); player.removeAttribute("src"); resolve(seconds); };
-    player.preload = "metadata";
-    player.onloadedmetadata = () => done(Number.isFinite(player.duration) ? player.duration : NaN);
-    player.onerror = () => done(NaN);
-    player.src = url;
-  });
 }

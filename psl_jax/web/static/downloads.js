@@ -1,4 +1,4 @@
-// Files to save: events in the formats of the command line, scores over time, thresholds.
+// Files to save: events in the formats of the command line, and thresholds.
 import { thresholdOf } from "./events.js";
 import { stem } from "./util.js";
 
@@ -10,8 +10,6 @@ export const formats = {
   csv: { ending: ".csv", kind: "text/csv", render: (file) => csvHeader + csvRows(file) },
   audacity: { ending: ".txt", kind: "text/plain", render: audacity },
   raven: { ending: ".Table.1.selections.txt", kind: "text/plain", render: raven },
-  json: { ending: ".json", kind: "application/json", render: json },
-  frames: { ending: ".frames.csv", kind: "text/csv", render: frames },
 };
 
 export const csvHeader = line(["file", "onset", "offset", "label", "score"]);
@@ -32,30 +30,6 @@ function raven({ result, events }) {
   return [columns, ...rows].map((row) => row.join("\t") + "\n").join("");
 }
 
-function json({ name, result, events, settings }) {
-  const round = (value, digits) => Number(value.toFixed(digits));
-  const order = result.scores.map((_, i) => i).sort((a, b) => result.scores[b] - result.scores[a]);
-  return JSON.stringify({
-    file: name,
-    seconds: round(result.seconds, 3),
-    tags: order.map((i) => ({ label: result.labels[i], score: result.scores[i], peak: result.peaks[i] })),
-    events: events.map((e) => ({
-      onset: round(e.onset, 2), offset: round(e.offset, 2), label: e.label, score: round(e.score, 4),
-      ...(e.corrected ? { corrected: true } : {}),
-    })),
-    settings,
-  }, null, 2) + "\n";
-}
-
-function frames({ result }) {
-  const { data, frame, labels } = result, lines = [line(["time", ...labels])];
-  for (let i = 0; i < result.frames; i++) {
-    const row = data.subarray(i * labels.length, (i + 1) * labels.length);
-    lines.push([(i * frame).toFixed(2), ...Array.from(row, (v) => (v / 65535).toFixed(4))].join(",") + "\n");
-  }
-  return lines.join("");
-}
-
 // Thresholds of classes as psl-jax tag --thresholds reads them: class,threshold.
 export function thresholds(labels, values) {
   const rows = labels.map((label) => line([label, Number(thresholdOf(values, label).toFixed(6))]));
@@ -68,7 +42,7 @@ export function save(blob, name) {
   setTimeout(() => URL.revokeObjectURL(url), 60000);
 }
 
-// A file: {name, file, result, events, settings}.
+// A file: {name, result, events}.
 export function saveAs(format, file) {
   const { ending, kind, render } = formats[format];
   save(new Blob([render(file)], { type: kind }), stem(file.name) + ending);

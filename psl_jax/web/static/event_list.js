@@ -1,5 +1,5 @@
 // The events as a table, and the fields of the one that is chosen.
-import { $, clock, element } from "./util.js";
+import { $, clock, element, tell } from "./util.js";
 
 const LISTED = 300; // at a time
 
@@ -25,7 +25,7 @@ export class EventList {
       const next = this.#selected && read($(id).value.trim()), wrong = typeof next === "string";
       if (next && !wrong) on.change(this.#selected, next);
       else this.#fields();
-      this.#tell(wrong ? `${next}; ${$(id).value} stays.` : "");
+      tell("event-wrong", wrong ? `${next}; ${$(id).value} stays.` : "");
     });
     changed("event-label", (text) => {
       const label = this.result.labels.find((one) => one.toLowerCase() === text.toLowerCase());
@@ -34,14 +34,12 @@ export class EventList {
     for (const name of ["onset", "offset"]) {
       changed(`event-${name}`, (text) => (text === "" ? `The ${name} is no number of seconds` : { [name]: Number(text) }));
     }
-    $("event-scroll").addEventListener("scroll", () => this.#more(), { passive: true });
-    new ResizeObserver(() => this.#more()).observe($("event-scroll"));
     $("event-delete").addEventListener("click", () => on.change(this.#selected, null));
   }
 
   // searchedAway: how many events the search leaves out.
   show(events, selected, result, searchedAway) {
-    if (selected?.id !== this.#selected?.id) this.#tell("");
+    if (selected?.id !== this.#selected?.id) tell("event-wrong", "");
     [this.#events, this.#selected, this.result, this.#searchedAway] = [events, selected, result, searchedAway];
     this.#list();
     this.#fields();
@@ -52,11 +50,6 @@ export class EventList {
     for (const row of $("events").rows) {
       row.classList.toggle("now", Boolean(row.event) && row.event.onset <= seconds && seconds < row.event.offset);
     }
-  }
-
-  #tell(problem) {
-    $("event-wrong").textContent = problem;
-    $("event-wrong").hidden = !problem;
   }
 
   #fields() {
@@ -82,14 +75,7 @@ export class EventList {
     if (left || !rows.length) rows.push(this.#rest(left));
     const focused = document.activeElement?.closest("#events tr")?.event?.id;
     $("events").replaceChildren(...rows);
-    this.#more();
     if (focused) rows.find((row) => row.event?.id === focused)?.querySelector("button").focus();
-  }
-
-  // Fades out what goes on below.
-  #more() {
-    const { scrollTop, clientHeight, scrollHeight } = $("event-scroll");
-    $("event-scroll").classList.toggle("more", scrollTop + clientHeight < scrollHeight - 4);
   }
 
   #row(event) {

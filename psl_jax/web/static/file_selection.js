@@ -1,8 +1,6 @@
 // What is chosen or dropped: of folders the audio files, by their names, in the order of their paths.
 import { about } from "./util.js";
 
-const KINDS = 4; // of what is passed over that are named
-
 const path = (file) => file.path || file.webkitRelativePath || file.name;
 
 const inFolder = (file) => path(file) !== file.name;
@@ -13,8 +11,9 @@ export function chosen(files) {
   const shown = Array.from(files).filter((file) => !file.name.startsWith(inFolder(file) ? "." : "._"));
   const passed = shown.filter((file) => inFolder(file) && !about.suffixes.includes(suffix(file)));
   const taken = shown.filter((file) => !passed.includes(file)).sort(byPath);
-  if (passed.length) return { files: taken, note: told(passed, taken) };
-  return { files: taken, note: taken.length ? "" : "There are no audio files in what was chosen." };
+  const count = passed.length === 1 ? "1 file" : `${passed.length} files`;
+  const note = passed.length ? `Passed over ${count} whose names are not those of audio, such as ${path(passed[0])}.` : "";
+  return { files: taken, note: taken.length ? note : `There are no audio files in what was chosen. ${note}` };
 }
 
 function suffix({ name }) {
@@ -28,18 +27,6 @@ function byPath(a, b) {
     if (left[i] !== right[i]) return left[i] < right[i] ? -1 : 1;
   }
   return left.length - right.length;
-}
-
-function told(passed, taken) {
-  const counts = new Map();
-  for (const file of passed) {
-    const kind = suffix(file) && suffix(file).length < 12 ? suffix(file) : "others";
-    counts.set(kind, (counts.get(kind) ?? 0) + 1);
-  }
-  const kinds = [...counts].sort((a, b) => b[1] - a[1]).map(([kind, count]) => `${count} ${kind}`);
-  const what = kinds.slice(0, KINDS).join(", ") + (kinds.length > KINDS ? ", …" : "");
-  const files = passed.length === 1 ? "1 file" : `${passed.length} files`;
-  return `${taken.length ? "" : "A folder without audio files. "}Passed over ${files} whose names are not those of audio: ${what}.`;
 }
 
 // The files of what was dropped, each with its path.

@@ -7,7 +7,7 @@ import { answer, best, Queue, summary } from "./queue.js";
 import { Settings } from "./settings.js";
 import { chosen, dropped } from "./file_selection.js";
 import { Timeline } from "./timeline.js";
-import { $, about, clock, element, onceAFrame, post, say, useToken } from "./util.js";
+import { $, about, clock, element, onceAFrame, post, say, tell } from "./util.js";
 
 const ROWS = 12;
 let current = null; // the file in sight
@@ -44,7 +44,6 @@ function changed(item, asked = false) {
   $("all-csv").hidden = queue.done.length < 2;
   if (asked) open(item);
   else if (item === current) show();
-  if (item.kind === "token") $("token").hidden = false;
   if (!items.includes(item) && item === current) open(items.at(-1) ?? null);
 }
 
@@ -62,9 +61,8 @@ function show() {
   $("name").replaceChildren(name, ...(done ? [" ", element("small", clock(result.seconds))] : []));
   $("busy").hidden = !["waiting", "tagging"].includes(state);
   $("busy").textContent = state === "waiting" ? "Waits for the files before it." : `${capital(summary(current))}`;
-  $("problem").hidden = state !== "failed";
-  $("problem").textContent = state === "failed" ? error : "";
-  $("again").hidden = !(state === "cancelled" || (state === "failed" && !current.lasting));
+  tell("problem", state === "failed" ? error : "");
+  $("again").hidden = !["cancelled", "failed"].includes(state);
   $("answer").hidden = $("answer-title").hidden = $("view").hidden = !done;
   if (!done) {
     shown = null;
@@ -125,7 +123,7 @@ function update() {
   timeline.update({ rows: rows.slice(0, count), top: scale(), events, selected });
   const inSearch = events.filter((event) => matches(event.label));
   list.show(inSearch, selected, shown, events.length - inSearch.length);
-  settings.show(shown, chosenClass);
+  settings.show(chosenClass);
   $("undo").disabled = !current.corrections.count;
   showLabels();
   tick(timeline.time);
@@ -134,17 +132,11 @@ function update() {
 const matches = (label) => label.toLowerCase().includes($("search").value.trim().toLowerCase());
 
 function chooseRows() {
-  const { labels, peaks, scores } = shown, heard = new Map(), first = new Map();
-  for (const { label, onset } of events) {
-    heard.set(label, (heard.get(label) ?? 0) + 1);
-    if (!first.has(label)) first.set(label, onset);
-  }
+  const { labels, peaks, scores } = shown;
   const by = {
     peak: (a, b) => peaks[b] - peaks[a],
     score: (a, b) => scores[b] - scores[a],
     name: (a, b) => labels[a].localeCompare(labels[b]),
-    events: (a, b) => (heard.get(labels[b]) ?? 0) - (heard.get(labels[a]) ?? 0) || peaks[b] - peaks[a],
-    first: (a, b) => (first.get(labels[a]) ?? 1e9) - (first.get(labels[b]) ?? 1e9) || peaks[b] - peaks[a],
   }[$("order").value];
   rows = labels.map((_, i) => i).filter((i) => matches(labels[i])).sort(by);
 }
@@ -174,13 +166,13 @@ function showLabels() {
 
 function tick(seconds) {
   if (!shown) return;
-  const frame = frameAt(shown, seconds);
+  const frame = frameAt(shown, seconds), { values } = settings;
   $("clock").textContent = `${clock(seconds)} / ${clock(shown.seconds)}`;
   $("at").textContent = `score at ${clock(seconds)}`;
   [...$("labels").children].forEach((item, k) => {
     const score = scoreOf(shown, frame, rows[k]);
     item.lastChild.textContent = score.toFixed(2);
-    item.classList.toggle("on", score >= thresholdOf(settings.values, item.dataset.label));
+    item.classList.toggle("on", score >= thresholdOf(values, item.dataset.label));
   });
   list.now(seconds);
 }
@@ -241,13 +233,10 @@ function loop() {
   $("loop").setAttribute("aria-pressed", timeline.loop);
 }
 
-// Name and what else a file to save holds. `all`: also those that are searched away.
-const saved = (item) => ({
-  ...item, events: item === current ? events : item.corrections.applied(item.result, settings.values), settings: settings.values,
-});
-
-function kept(item) {
+// Name and events of a file to save, also those that are searched away. Its corrections are then kept.
+function saved(item) {
   item.kept = item.corrections.count;
+  return { ...item, events: item.corrections.applied(item.result, settings.values) };
 }
 
 // --- What is pressed ----------------------------------------------------------------------
@@ -274,7 +263,6 @@ const pressed = {
   "cancel-all": () => queue.cancelAll(),
   "all-csv": () => {
     save(new Blob([csvHeader + queue.done.map((item) => csvRows(saved(item))).join("")], { type: "text/csv" }), "events.csv");
-    queue.done.forEach(kept);
   },
   again: () => queue.again(current),
   play: () => timeline.toggle(),
@@ -291,10 +279,7 @@ const pressed = {
 };
 for (const [id, work] of Object.entries(pressed)) $(id).addEventListener("click", work);
 for (const button of $("saves").querySelectorAll("[data-format]")) {
-  button.addEventListener("click", () => {
-    saveAs(button.dataset.format, saved(current));
-    if (button.dataset.format !== "frames") kept(current);
-  });
+  button.addEventListener("click", () => saveAs(button.dataset.format, saved(current)));
 }
 addEventListener("beforeunload", (event) => { // corrections that are nowhere but here
   if (queue.items.some((item) => item.corrections.count > 0 && item.corrections.count !== item.kept)) event.preventDefault();
@@ -302,12 +287,6 @@ addEventListener("beforeunload", (event) => { // corrections that are nowhere bu
 $("zoom").addEventListener("input", () => timeline.zoomTo(Number($("zoom").value)));
 $("search").addEventListener("input", update);
 $("order").addEventListener("change", update);
-$("token").addEventListener("submit", (event) => {
-  event.preventDefault();
-  useToken($("secret").value);
-  $("token").hidden = true;
-  queue.items.filter((item) => item.kind === "token").forEach((item) => { item.kind = ""; queue.again(item); });
-});
 for (const name of ["play", "pause", "ended"]) {
   $("player").addEventListener(name, () => { $("play").textContent = $("player").paused ? "Play" : "Pause"; });
 }

@@ -1,11 +1,8 @@
 // The files: sent one after the other, with progress, Cancel, and errors in words.
-import { lengthOf } from "./audio.js";
 import { unpack, Corrections } from "./events.js";
 import { $, about, ask, clock, element, post, say } from "./util.js";
 
 const LOOK_EVERY = 400; // ms: how far the server is
-const BUSY = 3000; // ms until the next try
-const LASTING = [413, 415]; // too large, no audio: errors of the file, which stay however often it is sent
 
 export class Queue {
   #active = null;
@@ -80,8 +77,7 @@ export class Queue {
       item.result = await this.#tag(item);
       item.state = "done";
     } catch (error) {
-      const lasting = error.lasting || LASTING.includes(error.status);
-      if (error.name !== "AbortError") Object.assign(item, { state: "failed", error: error.message, kind: error.kind, lasting });
+      if (error.name !== "AbortError") Object.assign(item, { state: "failed", error: error.message });
     }
     this.#active = null;
     this.#told(item);
@@ -92,28 +88,9 @@ export class Queue {
     const { file, request: { signal } } = item;
     if (file.size > about.megabytes * 1e6) {
       const size = (file.size / 1e6).toFixed(file.size < 1e7 ? 1 : 0);
-      throw Object.assign(new Error(`${file.name} is too large: ${size} MB, and files of up to ${about.megabytes} MB are ` +
-                                    "tagged here. For others use psl-jax tag."), { lasting: true });
+      throw new Error(`${file.name} is too large: ${size} MB, and files of up to ${about.megabytes} MB are tagged here. ` +
+                      "For others use psl-jax tag.");
     }
-    item.length = await lengthOf(file);
-    for (;;) {
-      try {
-        const answer = await this.#watched(item, (ticket) =>
-          post("/page/tag", { name: file.name, ticket }, file, signal));
-        return unpack(await answer.arrayBuffer());
-      } catch (error) {
-        if (error.kind === "busy") {
-          item.progress = { state: "busy" };
-          this.#told(item);
-          await new Promise((resolve) => setTimeout(resolve, BUSY));
-          signal.throwIfAborted();
-        } else throw error;
-      }
-    }
-  }
-
-  // The answer to a request, during which the server is asked how far it is.
-  async #watched(item, send) {
     const ticket = Array.from(crypto.getRandomValues(new Uint32Array(4)), (x) => x.toString(36)).join("");
     item.progress = null;
     const timer = setInterval(async () => {
@@ -123,8 +100,9 @@ export class Queue {
         this.#told(item);
       } catch { /* the request itself tells of it */ }
     }, LOOK_EVERY);
-    try {
-      return await send(ticket);
+    try { // meanwhile the server is asked how far it is
+      const answer = await post("/page/tag", { name: file.name, ticket }, file, signal);
+      return unpack(await answer.arrayBuffer());
     } finally {
       clearInterval(timer);
     }
@@ -150,7 +128,7 @@ export class Queue {
     const { row, state } = item, [open, bar, stop] = row.children, busy = ["waiting", "tagging"].includes(state);
     row.className = state;
     open.querySelector(".about").textContent = summary(item);
-    const share = state === "tagging" && item.progress?.seconds / item.length;
+    const share = state === "tagging" && item.progress?.seconds / item.progress?.length;
     bar.hidden = state !== "tagging";
     if (share > 0) bar.value = Math.min(share, 1); else bar.removeAttribute("value");
     stop.textContent = busy ? "Cancel" : "Remove";
@@ -160,14 +138,13 @@ export class Queue {
 }
 
 export function summary(item) {
-  const { state, progress, length, result } = item;
+  const { state, progress, result } = item;
   if (state === "waiting") return "waits";
   if (state === "failed") return item.error;
   if (state === "cancelled") return "cancelled";
   if (state === "done") return best(result, 3) || "no class has a score of 0.1";
-  if (progress?.state === "busy") return "the server is busy; trying again …";
   if (progress?.ahead) return `sent; ${progress.ahead} before it`;
-  if (progress?.seconds) return `listened to ${clock(progress.seconds, 0)}${length ? ` of ${clock(length, 0)}` : ""}`;
+  if (progress?.seconds) return `listened to ${clock(progress.seconds, 0)}${progress.length ? ` of ${clock(progress.length, 0)}` : ""}`;
   return "listening …";
 }
 

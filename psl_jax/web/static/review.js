@@ -1,7 +1,7 @@
 // The page on which a person decides which classes sound in segments.
 import WaveSurfer from "./wavesurfer/wavesurfer.esm.js";
 import { colour } from "./drawing.js";
-import { $, about, ask, clock, element, post, say, useToken } from "./util.js";
+import { $, about, ask, clock, element, post, say } from "./util.js";
 
 const OTHERS = "*", WAV_HEADER = 44;
 const ANSWERS = { y: "yes", n: "no", u: "unsure" };
@@ -16,10 +16,8 @@ const sounds = new Map(); // place -> promise of {sound, picture}
 
 // Answers to a segment that is not in sight any more are dropped.
 function attempt(work, place = now?.place) {
-  busy = busy.then(() => (place === undefined || place === now?.place ? work() : null)).catch((error) => {
-    if (error.kind === "token") $("token").hidden = false;
-    say(error.message, "error");
-  });
+  busy = busy.then(() => (place === undefined || place === now?.place ? work() : null))
+    .catch((error) => say(error.message, "error"));
 }
 
 async function more(first) {
@@ -185,12 +183,5 @@ $("other").addEventListener("keydown", (event) => {
     event.target.value = "";
     event.target.blur();
   }
-});
-$("token").addEventListener("submit", (event) => {
-  event.preventDefault();
-  useToken($("secret").value);
-  $("token").hidden = true;
-  say("");
-  attempt(next);
 });
 attempt(next);

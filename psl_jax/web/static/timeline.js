@@ -147,21 +147,10 @@ export class Timeline {
 
   #gestures() {
     const box = $("wave");
-    const within = (x) => x - box.getBoundingClientRect().left;
     box.addEventListener("wheel", (event) => {
       if (!this.wave || !(event.ctrlKey || event.metaKey)) return;
       event.preventDefault();
-      this.zoomBy(Math.exp(-event.deltaY / 200), within(event.clientX));
-    }, { passive: false });
-    let apart = 0;
-    const spread = ({ touches: [a, b] }) => Math.hypot(a.clientX - b.clientX, a.clientY - b.clientY);
-    box.addEventListener("touchstart", (event) => { apart = event.touches.length === 2 ? spread(event) : 0; }, { passive: true });
-    box.addEventListener("touchmove", (event) => {
-      if (!this.wave || !apart || event.touches.length !== 2) return;
-      event.preventDefault();
-      const now = spread(event), [a, b] = event.touches;
-      this.zoomBy(now / apart, within((a.clientX + b.clientX) / 2));
-      apart = now;
+      this.zoomBy(Math.exp(-event.deltaY / 200), event.clientX - box.getBoundingClientRect().left);
     }, { passive: false });
     box.addEventListener("mousemove", (event) => {
       if (!this.wave) return;

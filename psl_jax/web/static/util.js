@@ -18,9 +18,14 @@ export function clock(seconds, decimals = 1) {
 
 export const stem = (name) => name.replace(/\.[^.]*$/, "");
 
+// A text in the element `id`, which is hidden while there is none.
+export function tell(id, text) {
+  $(id).textContent = text;
+  $(id).hidden = !text;
+}
+
 export function say(text, kind = "") {
-  $("status").hidden = !text;
-  $("status").textContent = text;
+  tell("status", text);
   $("status").className = kind;
 }
 
@@ -40,10 +45,7 @@ if (secret) {
   sessionStorage.setItem("token", secret);
   history.replaceState(null, "", location.pathname); // not to be seen in the address
 }
-
-export function useToken(token) {
-  sessionStorage.setItem("token", token);
-}
+addEventListener("hashchange", () => location.reload()); // another token
 
 // Errors have the server's words as their message, its `kind` and the status.
 export async function ask(path, options = {}) {
@@ -62,6 +64,6 @@ export async function ask(path, options = {}) {
 }
 
 export function post(path, query, body, signal) {
-  const kind = body instanceof FormData ? {} : { "Content-Type": "application/octet-stream" };
-  return ask(`${path}?${new URLSearchParams(query)}`, { method: "POST", body, signal, headers: kind });
+  const headers = { "Content-Type": "application/octet-stream" };
+  return ask(`${path}?${new URLSearchParams(query)}`, { method: "POST", body, signal, headers });
 }
