@@ -336,7 +336,11 @@ check_arguments() {
   local argument before='' sources=("psl_jax/commands/$module.py") known=''
   [ "$module" != main ] || sources=(psl_jax/main.py)
   [ -f "${sources[0]}" ] || fail "--command is '$module': there is no command $module"
-  [ "$module" = main ] && known='config(\..*)?|' || sources+=(psl_jax/teachers/scoring_cli.py)
+  if [ "$module" = main ]; then
+    known='config(\..*)?|'
+  else
+    sources+=(psl_jax/teachers/scoring_cli.py)
+  fi
   sources+=(psl_jax/runtime/cli_entry.py)
   known+=$(grep -ohzE '(add|add_argument)\(\s*"(--)?[a-z_]+"' "${sources[@]}" |
     tr '\0' '\n' | sed -n 's/.*"\(--\)\{0,1\}\([a-z_]*\)"$/\2/p' | paste -sd '|')
