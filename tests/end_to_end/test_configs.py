@@ -72,7 +72,7 @@ def test_a_suite_trains_its_teacher_first():
                 ("student.train.epochs=1", "no experiment 'student'; it has psl10s, psl2s"),
                 ("psl2s.train.lerning_rate=1", "Did you mean config.train.learning_rate?"),
                 ("psl2s.train.epochs=many", "psl2s.train.epochs is 'many' (str), expected int"),
-                ("psl2s.train.epochs", "Is it --config.experiments.psl2s.train.epochs=VALUE?"),
+                ("psl2s.train.epochs", "a value, as --config.experiments.psl2s.train.epochs=VALUE"),
             )
         ),
     ],
