@@ -10,8 +10,8 @@ import sys
 
 import audio_files
 import numpy as np
+import places
 import pytest
-import small_network
 import tagging
 
 from psl_jax.audio import audio_input
@@ -280,18 +280,28 @@ def test_progress_of_many_files_goes_to_standard_error(run, folder, monkeypatch)
     assert len(out.splitlines()) == 3 and "3/3" in err
 
 
-def test_as_a_program(tmp_path):
+# psl_jax as a program, with a shallow network.
+PROGRAM = """
+import runpy
+from psl_jax.networks import mobilenetv2
+from small_network import SHALLOW
+mobilenetv2.INVERTED_RESIDUALS = SHALLOW
+runpy.run_module("psl_jax", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_as_a_program(model, tmp_path):
     """A real pipe, in a locale of ASCII alone, what comes before a file's name, and the status."""
-    with small_network.blocks(small_network.PAPER):  # the process has no other
-        model = tagging.save(tmp_path / "run")
     path = audio_files.write(tmp_path / "ümläut.wav", tagging.recording(3.0))
     bad = audio_files.write(tmp_path / "bad.wav", np.zeros(0))
     done = subprocess.run(
-        [sys.executable, "-m", "psl_jax", "tag", model, "--format=json", "-", path, bad],
+        [sys.executable, "-c", PROGRAM, "tag", model, "--format=json", "-", path, bad],
         input=path.read_bytes(),
         capture_output=True,
         check=False,
-        env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        env=os.environ
+        | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+        | {"PYTHONPATH": str(places.HELPERS)},
     )
     told = f"{bad}: empty (a header without any audio)"
     assert (done.returncode, done.stderr.decode().splitlines()) == (1, [told])

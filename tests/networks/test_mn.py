@@ -1,6 +1,7 @@
 """EfficientAT's mn: against published outputs, and what its rows and files may be."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -28,6 +29,11 @@ from psl_jax.teachers.open_teacher import load_teacher, parse_name
 from psl_jax.training.step import Recipe, init_state, step_function
 from psl_jax.weights import pytorch_file
 from psl_jax.weights.load_model import load_model
+
+
+@pytest.fixture
+def shallow_mn(monkeypatch):
+    monkeypatch.setattr(module, "TABLE", SHALLOW)
 
 
 @needs_teachers
@@ -112,12 +118,11 @@ class Spectrograms(MnFrontEnd):
 
 
 @pytest.mark.parametrize(("channels_first", "backbone_factor"), [(True, 1.0), (False, 0.5)])
-def test_a_step_is_that_of_pytorch(channels_first, backbone_factor, monkeypatch):
+def test_a_step_is_that_of_pytorch(channels_first, backbone_factor, monkeypatch, shallow_mn):
     """In float64: loss, gradients (by Adam's moment), parameters and statistics."""
     torch = pytest.importorskip("torch")
     from psl_jax.exporting import audio_tagger
 
-    monkeypatch.setattr(module, "TABLE", SHALLOW)
     monkeypatch.setattr(audio_tagger, "_BLOCKS", SHALLOW)
     torch.manual_seed(0)
     theirs = audio_tagger.AudioTagger(5, 0.4, network="mn").double()
@@ -129,7 +134,7 @@ def test_a_step_is_that_of_pytorch(channels_first, backbone_factor, monkeypatch)
     slower = {"params": backbone, "lr": backbone_factor * 1e-3}
     adam = torch.optim.Adam([slower, {"params": head.parameters()}], 1e-3)
     rng = np.random.default_rng(0)
-    logmel, labels = rng.normal(size=(4, 21, 32)), rng.random((4, 5))
+    logmel, labels = rng.normal(size=(8, 40, 32)), rng.random((8, 5))
     before = {name: tensor.numpy().copy() for name, tensor in theirs.state_dict().items()}
     embedded = theirs.features(torch.tensor(logmel).transpose(1, 2)[:, None]).mean((2, 3))
     logits = theirs.classifier(embedded)
@@ -155,13 +160,12 @@ def assert_close(ours, theirs, atol, least=1e-3):
         np.testing.assert_allclose(ours[name], values, 0, atol * scale, err_msg=name)
 
 
-def test_a_step_in_bfloat16_is_about_that_in_float64(monkeypatch):
-    monkeypatch.setattr(module, "TABLE", SHALLOW)
+def test_a_step_in_bfloat16_is_about_that_in_float64(shallow_mn):
     rng, state = np.random.default_rng(0), random_state(5, 0.4)
     logmel, labels = rng.normal(size=(8, 40, 32)), rng.random((8, 5))
     with jax.enable_x64(True):
-        exact = one_step(state, logmel, labels, False, 1.0)
-    found = one_step(state, logmel.astype(np.float32), labels, False, 1.0, "bfloat16")
+        exact = one_step(state, logmel, labels, False, 0.5)
+    found = one_step(state, logmel.astype(np.float32), labels, False, 0.5, "bfloat16")
     assert (
         found["loss"] == pytest.approx(exact["loss"], rel=2e-2) and found["loss"] != exact["loss"]
     )
@@ -170,27 +174,32 @@ def test_a_step_in_bfloat16_is_about_that_in_float64(monkeypatch):
         assert ours @ theirs > 0.9 * np.linalg.norm(ours) * np.linalg.norm(theirs)
 
 
-def one_step(state, logmel, labels, channels_first, backbone_factor, dtype="float64"):
-    """Ours, from a state dict: the loss, gradients and what follows by published names."""
-    network, created = MN.create(5, 0.4, 0.0)
-    arrays = {
-        (entry.tree, *entry.path): pytorch_file._LAYOUTS[entry.layout].ours(state[entry.name])
-        for entry in MN.entries(created.params)
-    }
-    trees = Variables(**traverse_util.unflatten_dict(arrays))
-    mesh = parallel.data_mesh(1)
+@functools.cache
+def step_program(channels_first, backbone_factor, dtype):
     recipe = Recipe(
         Spectrograms(),
         dtype=dtype,
         channels_first=channels_first,
         backbone_factor=backbone_factor,
     )
-    step = parallel.data_parallel(
-        step_function(network, recipe, "cpu"),
-        mesh,
+    return parallel.data_parallel(
+        step_function(MN.create(5, 0.4, 0.0)[0], recipe, "cpu"),
+        parallel.data_mesh(1),
         (parallel.REPLICATED, parallel.SPLIT, parallel.REPLICATED),
         parallel.REPLICATED,
     )
+
+
+def one_step(state, logmel, labels, channels_first, backbone_factor, dtype="float64"):
+    """Ours, from a state dict: the loss, gradients and what follows by published names."""
+    created = MN.create(5, 0.4, 0.0)[1]
+    arrays = {
+        (entry.tree, *entry.path): pytorch_file._LAYOUTS[entry.layout].ours(state[entry.name])
+        for entry in MN.entries(created.params)
+    }
+    trees = Variables(**traverse_util.unflatten_dict(arrays))
+    mesh = parallel.data_mesh(1)
+    step = step_program(channels_first, backbone_factor, dtype)
     batch = {"audio": logmel.reshape(len(logmel), -1), "labels": labels}
     batch["num_samples"] = np.full(len(logmel), batch["audio"].shape[1])
     start = parallel.replicate(init_state(trees), mesh)
@@ -205,9 +214,8 @@ def one_step(state, logmel, labels, channels_first, backbone_factor, dtype="floa
     }
 
 
-def test_training_hears_no_padding_and_the_folded_network_is_the_module(monkeypatch):
+def test_training_hears_no_padding_and_the_folded_network_is_the_module(shallow_mn):
     """The module's means leave out padding; the folded network is the module in use."""
-    monkeypatch.setattr(module, "TABLE", SHALLOW)
     network, _ = MN.create(5, 0.4)
     variables = pytorch_file.convert_from_state(random_state(5, 0.4), "random weights").variables
     logmel = np.random.default_rng(1).normal(size=(3, 40, 64)).astype(np.float32)
@@ -270,7 +278,7 @@ def test_width_is_read_from_the_shapes(width):
     assert pytorch_file._find_width(shapes, MN) == width
 
 
-def test_files_that_are_no_weights_are_refused(tmp_path):
+def test_files_that_are_no_weights_are_refused(tmp_path, shallow_mn):
     state = random_state(5, 0.1)
     del state["classifier.2.bias"]
     state["extra"] = np.zeros(3, np.float32)
@@ -287,7 +295,7 @@ def test_files_that_are_no_weights_are_refused(tmp_path):
         pytorch_file.convert_from_state(state, "nan.pt")
 
 
-def test_classes_of_other_numbers_are_named_beside_the_file(tmp_path):
+def test_classes_of_other_numbers_are_named_beside_the_file(tmp_path, shallow_mn):
     path = tmp_path / "small.safetensors"
     save_file(random_state(2, 0.1), path)
     name = parse_name(f"mn:{path}")

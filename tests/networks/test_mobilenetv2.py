@@ -8,7 +8,7 @@ from flax import nnx
 from scipy.signal import correlate2d
 
 from psl_jax.networks import mobilenetv2
-from psl_jax.networks.architecture import Variables, clip_probabilities, num_parameters
+from psl_jax.networks.architecture import Variables, clip_probabilities
 from psl_jax.networks.folding import JaxOperations
 from psl_jax.networks.layers import BatchNorm, Context, InvertedResidual, Stem
 from psl_jax.networks.mobilenetv2 import (
@@ -25,11 +25,6 @@ TRAIN, EVALUATE = Context(train=True), Context()
 
 
 # --- size and shape ---------------------------------------------------------------------------
-
-
-def test_the_published_number_of_parameters():
-    """At other widths the published network loads the arrays strictly: test_pytorch_file."""
-    assert num_parameters(create(527)[1]) == 2_898_383
 
 
 @pytest.mark.parametrize(
@@ -284,16 +279,7 @@ def test_the_first_map_in_bfloat16_has_little_more_than_its_own_rounding(network
     assert np.sqrt(np.mean((narrow - exact) ** 2)) < 0.003 * exact.std()
 
 
-@pytest.mark.parametrize(
-    "how",
-    [
-        {"channels_first": True},
-        {"platform": "gpu"},  # with BatchNorms' own gradients
-        {"platform": "tpu"},
-    ],
-    ids=str,
-)
-def test_written_for_others_it_is_the_same_network_statistics_and_gradients(shallow, how):
+def test_written_for_others_it_is_the_same_network_statistics_and_gradients(shallow):
     """In float64: the rounding of float32 carries activations over corners of ReLU6."""
     net, variables = create(3, 0.25, dropout=0.0)
     variables = jax.tree.map(lambda x: np.asarray(x, np.float64), variables)
@@ -310,10 +296,15 @@ def test_written_for_others_it_is_the_same_network_statistics_and_gradients(shal
         return jax.jit(jax.value_and_grad(value, has_aux=True))(variables.params)
 
     with jax.enable_x64(True):
-        results = [outcome(**how), outcome()]
-    for ours, other in zip(*map(jax.tree.leaves, results), strict=True):
-        assert ours.dtype == other.dtype == np.float64
-        np.testing.assert_allclose(ours, other, rtol=0, atol=1e-9 * max(np.abs(other).max(), 1e-3))
+        plain = outcome()
+    # On a GPU with BatchNorms' own gradients.
+    for how in ({"channels_first": True}, {"platform": "gpu"}, {"platform": "tpu"}):
+        with jax.enable_x64(True):
+            results = [outcome(**how), plain]
+        for ours, other in zip(*map(jax.tree.leaves, results), strict=True):
+            assert ours.dtype == other.dtype == np.float64
+            atol = 1e-9 * max(np.abs(other).max(), 1e-3)
+            np.testing.assert_allclose(ours, other, rtol=0, atol=atol, err_msg=str(how))
 
 
 def test_mean_over_time_leaves_out_padding():

@@ -55,15 +55,26 @@ def save_script(folder, script=SCRIPT, reopen=False):
 
 
 @pytest.mark.parametrize("reopen", [False, True], ids=["one run", "restarted at each step"])
-def test_the_best_four_and_the_latest_survive(tmp_path, reopen):
+def test_the_best_four_and_the_latest_survive_and_the_best_are_averaged(tmp_path, reopen):
     with save_script(tmp_path, reopen=reopen) as kept:
         assert kept.best_steps() == BEST
         assert kept.steps() == sorted([*BEST, 10])
     with TrainingCheckpoints(tmp_path) as kept:  # the metrics are still known
         assert kept.best_steps() == BEST
         restored = kept.restore(state_at(0))
+        averaged, steps = kept.average_best()
+        of_best = [kept.load_variables(step) for step in BEST]
     assert isinstance(restored, TrainState)
     assert_equal(restored, state_at(10))
+    assert steps == BEST
+    for step, variables in zip(BEST, of_best, strict=True):
+        assert_equal(variables, state_at(step).variables)
+    by_hand = jax.tree.map(
+        lambda *arrays: np.mean([np.float64(a) for a in arrays], axis=0).astype(np.float32),
+        *of_best,
+    )
+    assert_equal(averaged, by_hand)
+    assert averaged.params["blocks"][0]["scale"][0] == (3 + 6 + 9 + 8) / 4
 
 
 @pytest.mark.parametrize("name", ["a[1]", "a\\b"])
@@ -105,21 +116,6 @@ def test_an_empty_folder_gives_back_the_initial_state(tmp_path):
         assert kept.restore(state) is state
         with pytest.raises(UserError, match="no validated checkpoint"):
             kept.average_best()
-
-
-def test_the_average_of_the_best_is_that_taken_by_hand(tmp_path):
-    with save_script(tmp_path / "checkpoints") as kept:
-        averaged, steps = kept.average_best()
-        restored = [kept.load_variables(step) for step in BEST]
-    assert steps == BEST
-    for step, variables in zip(BEST, restored, strict=True):
-        assert_equal(variables, state_at(step).variables)
-    by_hand = jax.tree.map(
-        lambda *arrays: np.mean([np.float64(a) for a in arrays], axis=0).astype(np.float32),
-        *restored,
-    )
-    assert_equal(averaged, by_hand)
-    assert averaged.params["blocks"][0]["scale"][0] == (3 + 6 + 9 + 8) / 4
 
 
 def test_averages_are_taken_in_float64():

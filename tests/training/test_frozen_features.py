@@ -15,7 +15,7 @@ LEARNING_RATE = 1e-2  # of small_experiments
 
 @pytest.fixture
 def data(tmp_path):
-    return small_experiments.write_data(tmp_path / "data")
+    return small_experiments.write_data(tmp_path / "data", (16_000, 9_000) * 2)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small_network
 
 from psl_jax.data.clip_index import UNKNOWN
 from psl_jax.networks.augmentation import Augmentation
@@ -33,8 +34,8 @@ def test_cross_entropy_of_soft_labels(frames):
     rows = zip(1 / (1 + np.exp(-logits)), counts, strict=True)
     p = np.stack([row[:count].mean(axis=0) for row, count in rows])
     expected = -(y * np.log(p) + (1 - y) * np.log(1 - p)).mean()
-    valid = None if frames is None else jnp.array(frames)
-    ours = binary_cross_entropy(jnp.float32(logits), jnp.float32(y), valid)
+    valid = None if frames is None else np.array(frames)
+    ours = jax.jit(binary_cross_entropy)(np.float32(logits), np.float32(y), valid)
     assert float(ours) == pytest.approx(expected, rel=1e-5)
 
 
@@ -44,9 +45,8 @@ def test_unknown_labels_add_nothing_to_the_loss():
     is_known = rng.random((4, 7)) < 0.6
     p = (1 / (1 + np.exp(-logits.astype(float)))).mean(axis=1)
     terms = -np.log(np.where(labels, p, 1 - p))
-    value, gradient = jax.value_and_grad(binary_cross_entropy)(
-        logits, jnp.float32(labels), None, is_known
-    )
+    program = jax.jit(jax.value_and_grad(binary_cross_entropy))
+    value, gradient = program(logits, np.float32(labels), None, is_known)
     assert float(value) == pytest.approx((terms * is_known).sum() / is_known.size, rel=1e-5)
     np.testing.assert_array_equal(np.any(gradient, axis=1), is_known)
 
@@ -55,9 +55,10 @@ def test_unknown_labels_add_nothing_to_the_loss():
 @pytest.mark.parametrize("loss", [binary_cross_entropy, categorical_cross_entropy])
 def test_the_gradient_does_not_vanish_where_probabilities_saturate(loss, logit, label):
     """d loss / d logit is p - y, shared out over the frames."""
-    logits = jnp.zeros((1, 4, 2 if loss is categorical_cross_entropy else 1)).at[..., 0].set(logit)
-    labels = jnp.array([[label, 1 - label][: logits.shape[2]]])
-    value, gradient = jax.value_and_grad(loss)(logits, labels)
+    logits = np.zeros((1, 4, 2 if loss is categorical_cross_entropy else 1), np.float32)
+    logits[..., 0] = logit
+    labels = np.float32([[label, 1 - label][: logits.shape[2]]])
+    value, gradient = jax.jit(jax.value_and_grad(loss))(logits, labels)
     assert float(value) == pytest.approx(abs(logit), rel=1e-4)
     expected = -np.sign(logit) * (-1.0)
     assert float(gradient[..., 0].sum()) == pytest.approx(expected, rel=1e-5)
@@ -143,8 +144,11 @@ def test_both_layouts_optimized_take_the_same_step(plain, optimized):
 
     In float64: the rounding of float32 carries activations over corners of ReLU6.
     """
+    # Of two blocks, to compile less: with a stride, and with a shortcut.
+    with small_network.blocks(((6, 24, 2, 2),)):
+        network, variables = create(3, 0.1, dropout=0.0)
     with jax.enable_x64(True):
-        (loss, *trees), (expected_loss, *expected) = both_layouts(plain)
+        (loss, *trees), (expected_loss, *expected) = both_layouts(network, variables, plain.mesh)
     assert loss == pytest.approx(expected_loss, rel=1e-12)
     for ours, other in zip(*map(jax.tree.leaves, (trees, expected)), strict=True):
         assert ours.dtype == other.dtype == np.float64
@@ -152,23 +156,23 @@ def test_both_layouts_optimized_take_the_same_step(plain, optimized):
         np.testing.assert_allclose(ours, other, rtol=0, atol=atol)
 
 
-def both_layouts(plain):
+def both_layouts(network, variables, mesh):
     """Of a step of each: the loss, the statistics and Adam's moments."""
     batch = batch_of()
     batch["audio"] = batch["audio"] / 32768  # int16 becomes float32 features
-    variables = jax.tree.map(lambda x: np.asarray(x, np.float64), plain.variables)
+    variables = jax.tree.map(lambda x: np.asarray(x, np.float64), variables)
     results = []
     for channels_first in (True, False):
         recipe = Recipe(seed=3, dtype="float64", channels_first=channels_first)
         program = parallel.data_parallel(
-            step_function(plain.network, recipe, "cpu"),
-            plain.mesh,
+            step_function(network, recipe, "cpu"),
+            mesh,
             (parallel.REPLICATED, parallel.SPLIT, parallel.REPLICATED),
             parallel.REPLICATED,
             fast_math=channels_first,
         )
-        state = parallel.replicate(init_state(variables), plain.mesh)
-        state, values = program(state, parallel.put_batch(batch, plain.mesh), 1e-3)
+        state = parallel.replicate(init_state(variables), mesh)
+        state, values = program(state, parallel.put_batch(batch, mesh), 1e-3)
         trees = parallel.to_host((state.variables.stats, state.optimizer.mu))
         results.append((float(values["loss"]), *trees))
     return results
