@@ -31,7 +31,7 @@ from psl_jax.runtime import cli_entry, files, parallel, run_files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
 from psl_jax.scoring import evaluation, event_metrics, tagger_tables
-from psl_jax.scoring.evaluation import StoredScores, score_missing
+from psl_jax.scoring.evaluation import AnySegmentation, StoredScores, score_missing
 from psl_jax.scoring.tagger_tables import TaggerTables
 from psl_jax.tagging import event_evaluation, tagging_cli
 from psl_jax.teachers import scoring_cli
@@ -71,10 +71,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: argparse.Namespace) -> None:
     """Scores, and writes and prints the metrics."""
-    task = scoring_cli.open_task(arguments, arguments.segment_seconds)
+    task = scoring_cli.open_task(arguments)
     teacher, source, index = task.teacher, task.source, task.source.index
-    segmentation = task.choose_segmentation(arguments.segment_seconds)
-    seconds = "whole" if isinstance(segmentation, WholeClips) else segmentation.seconds
+    segmentation: AnySegmentation = task.segmentation
+    seconds: float | str = task.segmentation.seconds
+    if arguments.segment_seconds == "whole" and teacher.model:  # which takes clips of any length
+        segmentation, seconds = WholeClips.of(index), "whole"
     if not source.index.is_labelled:
         raise UserError(
             f"no clip of split {arguments.split!r} has a known label: there is nothing to evaluate "

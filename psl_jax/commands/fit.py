@@ -41,7 +41,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main(arguments: argparse.Namespace) -> None:
     """Scores, fits and writes."""
-    task, tagger = scoring_cli.open_raw_task(arguments, arguments.segment_seconds)
+    task, tagger = scoring_cli.open_raw_task(arguments)
     index, scorer = task.source.index, task.make_scorer()
     made_with = {
         "teachers": [tagger["digest"]],

@@ -1,5 +1,6 @@
 """The formats of exports: how each is written and run, and the metadata that all of them carry."""
 
+import dataclasses
 import importlib
 import pathlib
 from collections.abc import Callable, Mapping
@@ -43,24 +44,14 @@ def describe(model: Model, licence: str | None, *, quantized: bool = False) -> d
 
     quantized: weights are stored as 8-bit integers (tflite).
     """
+    origin: dict[str, Any] = {} if licence is None else {"licence": licence}
+    origin["config_digest"] = model.info.origin.get("config_digest")
     logmel = model.info.logmel.exported()
-    optional_facts: dict[str, Any] = {} if licence is None else {"licence": licence}
-    if model.info.thresholds is not None:
-        optional_facts["thresholds"] = model.info.thresholds.as_json(model.classes)
-    return optional_facts | {
-        **model.info.network_as_json(),
-        "format_version": model.info.format_version,
-        "name": model.info.name,
-        "classes": list(model.classes),
-        "width": model.info.width,
-        "output": model.info.output,
+    return dataclasses.replace(model.info, logmel=logmel, origin=origin).as_json() | {
         "sample_rate": model.info.sample_rate,
-        "segment_seconds": model.info.segment_seconds,
-        "frontend": {"top_db": logmel.top_db, "top_db_over": logmel.top_db_over},
         "input": "waveform",
         **model.info.front_end.sizes(),
         "quantized": quantized,
-        "config_digest": model.info.origin.get("config_digest"),
         "model_digest": model.digest,
         "producer": f"psl_jax {psl_jax.__version__}",
     }

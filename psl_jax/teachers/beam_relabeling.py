@@ -53,7 +53,7 @@ def open_relabeling(arguments: argparse.Namespace) -> Relabeling:
 @functools.lru_cache(1)
 def _open(command_line: str) -> Relabeling:
     arguments = argparse.Namespace(**json.loads(command_line))
-    task = scoring_cli.open_task(arguments, arguments.segment_seconds)
+    task = scoring_cli.open_task(arguments)
     segmentation = dataclasses.replace(
         task.segmentation,
         hop_seconds=arguments.hop_seconds or None,

@@ -77,28 +77,22 @@ _BYTES_PER_SAMPLE = 6  # at least: int16, and float32 for the front end
 
 
 class Task(NamedTuple):
-    """A teacher for the classes of the data, and the split that it scores."""
+    """A teacher, and the split that it scores, by segments."""
 
     teacher: Teacher
     source: Source
     segmentation: Segmentation
     settings: RelabelSettings
 
-    def choose_segmentation(self, segments: str) -> AnySegmentation:
-        """Returns the segments, or for "whole" and a model of ours whole clips of any length."""
-        if segments == "whole" and self.teacher.model:
-            return WholeClips.of(self.source.index)
-        return self.segmentation
-
     def make_scorer(self) -> SegmentScorer:
         """Makes a scorer of segments on this process's devices. Raises UserError."""
         return self.teacher.make_scorer(self.settings)
 
 
-def open_task(arguments: argparse.Namespace, segments: str) -> Task:
-    """Joins the other processes and opens teacher and data.
+def open_task(arguments: argparse.Namespace) -> Task:
+    """Joins the other processes, and opens the data and a teacher of its classes.
 
-    segments: "training" (as the model was trained), "whole", or seconds. Raises UserError.
+    Raises UserError.
     """
     source, settings = _open_source(arguments), _make_settings(arguments)
     name = arguments.model
@@ -106,11 +100,10 @@ def open_task(arguments: argparse.Namespace, segments: str) -> Task:
         classes = open_teacher.list_classes(name, settings)
         source = source.with_index(source.index.with_classes(classes))
     teacher = open_teacher.open_teacher(name, source.index.classes, settings)
-    segmentation = Segmentation(_parse_seconds(segments, teacher, source))
-    return Task(teacher, source, segmentation, settings)
+    return Task(teacher, source, _read_segmentation(arguments, teacher, source), settings)
 
 
-def open_raw_task(arguments: argparse.Namespace, segments: str) -> tuple[Task, dict[str, str]]:
+def open_raw_task(arguments: argparse.Namespace) -> tuple[Task, dict[str, str]]:
     """Opens teacher and data as `open_task` does; the teacher has its own classes.
 
     Returns also the teacher's kind, where it is, and its digest.
@@ -121,7 +114,7 @@ def open_raw_task(arguments: argparse.Namespace, segments: str) -> tuple[Task, d
     is_download = name.kind == "transformers" and is_repository(name.where)
     is_path = name.kind != "python" and not is_download
     place = os.path.abspath(name.where) if is_path else name.where
-    segmentation = Segmentation(_parse_seconds(segments, teacher, source))
+    segmentation = _read_segmentation(arguments, teacher, source)
     checked = map_scores(teacher, lambda scores: scores)
     description = {"kind": name.kind, "where": place, "digest": teacher.digest}
     return Task(checked, source, segmentation, settings), description
@@ -151,11 +144,14 @@ def _open_source(arguments: argparse.Namespace) -> Source:
     return source
 
 
-def _parse_seconds(segments: str, teacher: Teacher, source: Source) -> float:
+def _read_segmentation(
+    arguments: argparse.Namespace, teacher: Teacher, source: Source
+) -> Segmentation:
+    segments = arguments.segment_seconds
     if segments == "training":
-        return teacher.segment_seconds
+        return Segmentation(teacher.segment_seconds)
     if segments == "whole":
-        return source.index.clip_samples / SAMPLE_RATE
+        return Segmentation(source.index.clip_samples / SAMPLE_RATE)
     try:
         seconds = float(segments)
     except ValueError:
@@ -164,7 +160,7 @@ def _parse_seconds(segments: str, teacher: Teacher, source: Source) -> float:
         raise UserError(
             f"--segment_seconds={segments}: expected training, whole, or seconds, such as 2"
         )
-    return seconds
+    return Segmentation(seconds)
 
 
 def print_plan(
