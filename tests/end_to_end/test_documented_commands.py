@@ -33,7 +33,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 DOCUMENTS = [places.ROOT / "README.md", *sorted((places.ROOT / "docs").glob("*.md"))]
 BEING_INSTALLED = "installs packages or weights: test_installed.py installs the package"
 A_MODEL_OF_OTHERS = "needs the published weights of others: tests/teachers runs such teachers"
-MEASURES = "measures for minutes or needs other hardware"
 A_CORPUS_OF_OTHERS = "needs a published corpus: tests/corpora reads small ones in their form"
 A_SERVER = "asks a server that runs: tests/web asks the same"
 # The beginnings of commands that are not run here, and why.
@@ -50,7 +49,6 @@ LEFT_OUT = {
     "hf upload": "publishes",
     "curl -LO https://zenodo.org": "downloads published labels",
     "curl": A_SERVER,
-    "python benchmarks/": MEASURES,
     "psl-jax publish": "needs a network of all blocks: test_publish.py",
     "python -m psl_jax.main --config configs/table5.py:own_data": A_CORPUS_OF_OTHERS,
     "python -m psl_jax.main --config table5": A_CORPUS_OF_OTHERS,
