@@ -2,20 +2,16 @@
 
     python -m psl_jax.main --config configs/table5.py --config.data.data_dir=DATA \\
         --config.teacher=runs/table4/teacher --config.init_from=runs/table4/full_psl2s
-    python -m psl_jax.main --config configs/table5.py:soundscapes
-    python -m psl_jax.main --config configs/table5.py:own_data --config.data.source_dir=ESC50 \\
-        --config.experiments.teacher.data.source_dir=URBANSOUND8K
 
 DATA holds FSD50K, FSDKaggle2018 and FSDKaggle2019, as `psl-jax prepare --data_dir DATA` puts them
 there. Only the classifier is trained, on the frozen network's features, and the whole clip is
-evaluated in one pass. On other data the networks are trained first: on half of the synthetic sounds
-for the other half, or on UrbanSound8K for ESC-50 (docs/TRANSFER.md).
+evaluated in one pass.
 """
 
 from ml_collections import ConfigDict
 
-from psl_jax.experiments import paper_tables
+from psl_jax.experiments import transfer_configs
 
 
-def get_config(data: str = "audioset") -> ConfigDict:
-    return paper_tables.table5(data)
+def get_config() -> ConfigDict:
+    return transfer_configs.table5()

@@ -21,8 +21,6 @@ from psl_jax.runtime.errors import UserError
 
 CLIP_SECONDS = 10.0
 CLASSES = tuple(sorted(synthetic_sounds.SOUNDS))
-# Two sets without a common class, to go from one to the other; each class sounds in one of them.
-HALVES = {"all": CLASSES, "first": CLASSES[:5], "second": CLASSES[5:]}
 
 _CLIP_SAMPLES = round(CLIP_SECONDS * SAMPLE_RATE)
 _TRAIN, _EVAL = 0, 1  # separate random streams, and separate background noise
@@ -41,7 +39,6 @@ class SceneSettings:
     level_db: tuple[float, float] = (-36.0, -32.0)  # of the background, uniform; full scale is 0
     snr_db: tuple[float, float] = (15.0, 30.0)  # of an event against the background, uniform
     rarity: float = 0.7  # classes are drawn as rank ** -rarity (Zipf)
-    sounds: tuple[str, ...] = CLASSES  # of which all is made
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +51,6 @@ class Scene:
     events: tuple[Event, ...]
     snr_db: tuple[float, ...]  # of each event
     level_db: tuple[float, float]  # see SceneSettings
-    sounds: tuple[str, ...] = CLASSES  # that the class indices are of
 
 
 def draw_scene(settings: SceneSettings, stream: int, number: int, clip_id: str) -> Scene:
@@ -62,9 +58,7 @@ def draw_scene(settings: SceneSettings, stream: int, number: int, clip_id: str) 
     rng = np.random.default_rng([settings.seed, stream, number, 0])
     low, high = settings.events_per_clip
     count = int(rng.integers(low, high + 1))
-    classes = rng.choice(
-        len(settings.sounds), count, p=_class_probabilities(settings.rarity, settings.sounds)
-    )
+    classes = rng.choice(len(CLASSES), count, p=_class_probabilities(settings.rarity))
     shortest, longest = np.log(settings.event_seconds)
     durations = np.exp(rng.uniform(shortest, longest, count))
     onsets = rng.uniform(0, CLIP_SECONDS - durations)
@@ -84,7 +78,6 @@ def draw_scene(settings: SceneSettings, stream: int, number: int, clip_id: str) 
         events=tuple((float(first[i]), float(last[i]), int(classes[i])) for i in order),
         snr_db=tuple(snr[order].tolist()),
         level_db=settings.level_db,
-        sounds=settings.sounds,
     )
 
 
@@ -98,7 +91,7 @@ def render(scene: Scene) -> np.ndarray:
     )
     for (onset, offset, label), snr in zip(scene.events, scene.snr_db, strict=True):
         start, stop = round(onset * SAMPLE_RATE), round(offset * SAMPLE_RATE)
-        sound = synthetic_sounds.event(scene.sounds[label], rng, stop - start)
+        sound = synthetic_sounds.event(CLASSES[label], rng, stop - start)
         sound *= np.float32(10 ** (snr / 20))
         clip[start:stop] += sound
     peak = float(np.abs(clip).max())
@@ -149,13 +142,11 @@ class Soundscapes(Corpus):
             )
         self.scenes = scenes or SceneSettings()
         self._sizes = (full_clips, balanced_clips, eval_clips)
-        self.classes = self.class_ids = self.scenes.sounds
+        self.classes = self.class_ids = CLASSES
         self.has_events = True
         self.problems = []
         names = ("full_clips", "balanced_clips", "eval_clips")
         self.settings = dataclasses.asdict(self.scenes) | dict(zip(names, self._sizes, strict=True))
-        if self.scenes.sounds == CLASSES:  # what earlier versions prepared is found
-            del self.settings["sounds"]
 
     def rows(self) -> Mapping[str, Sequence[Scene]]:
         full_clips, balanced_clips, eval_clips = self._sizes
@@ -177,7 +168,7 @@ class Soundscapes(Corpus):
 
 
 @functools.cache
-def _class_probabilities(rarity: float, sounds: tuple[str, ...]) -> Any:
+def _class_probabilities(rarity: float) -> Any:
     weights = {name: (k + 1) ** -rarity for k, name in enumerate(synthetic_sounds.SOUNDS)}
-    ordered = np.array([weights[name] for name in sounds])
+    ordered = np.array([weights[name] for name in CLASSES])
     return ordered / ordered.sum()

@@ -91,12 +91,6 @@ class DataSettings:
     )
     eval_clips: int = setting(300, least=1, help="soundscapes: number of clips of the split eval")
     seed: int = setting(0, least=0, help="soundscapes: seed of the synthesis")
-    sounds: str = setting(
-        "all",
-        choices=("all", "first", "second"),
-        help="soundscapes: which of the ten kinds of sound occur: all, the first five, or the "
-        "second five",
-    )
     missing_labels: float = setting(
         0.3,
         least=0,

@@ -133,26 +133,6 @@ def table4(data: str = "audioset") -> ConfigDict:
     return suite
 
 
-def table5(data: str = "audioset") -> ConfigDict:
-    """The teacher (MA) and PSL-2s with new classifiers, trained on segments of 10 and 2 s.
-
-    For the paper's data both are finished models, config.teacher and config.init_from; on other
-    data they are trained first.
-    """
-    if data == "audioset":
-        suite = _suite("table5", data, experiments={})
-        suite.teacher = ""
-        suite.experiments = transfer_configs.make_table5_experiments(suite)
-        return suite
-    student = {"labels": "soft", "segment_seconds": 2.0}
-    suite = _suite("table5", data, experiments={"psl2s": student})
-    if data == "soundscapes":
-        transfer_configs.transfer_between_soundscapes(suite)
-    elif data == "own_data":
-        transfer_configs.transfer_urbansound8k_to_esc50(suite)
-    return suite
-
-
 def _students(pattern: str, changes: dict[str, Any]) -> dict[str, dict[str, Any]]:
     student = {"labels": "soft", **changes}
     return {  # each gets a copy: a ConfigDict keeps shared parts shared

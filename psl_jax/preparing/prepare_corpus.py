@@ -74,15 +74,13 @@ def _make_corpus_of_settings(data: DataSettings) -> Corpus:
             raise UserError(
                 f"data.sample_rate is {data.sample_rate}: soundscapes are made at {SAMPLE_RATE} Hz"
             )
-        from psl_jax.corpora.soundscapes import HALVES, SceneSettings, Soundscapes
+        from psl_jax.corpora.soundscapes import SceneSettings, Soundscapes
 
         return Soundscapes(
             full_clips=data.full_clips,
             balanced_clips=data.balanced_clips,
             eval_clips=data.eval_clips,
-            scenes=SceneSettings(
-                seed=data.seed, missing_labels=data.missing_labels, sounds=HALVES[data.sounds]
-            ),
+            scenes=SceneSettings(seed=data.seed, missing_labels=data.missing_labels),
         )
     is_own = data.corpus == "own_data"
     if not data.source_dir:

@@ -6,7 +6,7 @@ from typing import Any
 from psl_jax.runtime.errors import UserError
 
 LAST_COMMIT = "de85886"  # the last one that supports them, but for
-_LAST_COMMITS = {"model.batch_norm": "5e5c1fb"} | dict.fromkeys(
+_LAST_COMMITS = {"model.batch_norm": "5e5c1fb", "data.sounds": "373f4ba"} | dict.fromkeys(
     ("frontend.fft", "frontend.transform", "relabel.mean"), "0da9f9d"
 )
 
@@ -34,6 +34,7 @@ REMOVED: dict[str, tuple[Any, ...] | None] = {
     "frontend.fft": ("auto",),
     "frontend.transform": ("auto",),
     "relabel.mean": ("probabilities",),
+    "data.sounds": ("all",),
 }
 # A setting of another name -> what it is called today.
 RENAMED = {"data.max_clip_seconds": "data.clip_seconds"}

@@ -50,7 +50,6 @@ LEFT_OUT = {
     "curl -LO https://zenodo.org": "downloads published labels",
     "curl": A_SERVER,
     "psl-jax publish": "needs a network of all blocks: test_publish.py",
-    "python -m psl_jax.main --config configs/table5.py:own_data": A_CORPUS_OF_OTHERS,
     "python -m psl_jax.main --config table5": A_CORPUS_OF_OTHERS,
     "python -m psl_jax.main --config fsd50k": A_CORPUS_OF_OTHERS,
     "python -m psl_jax.main --config esc50": A_CORPUS_OF_OTHERS,

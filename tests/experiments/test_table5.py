@@ -13,7 +13,6 @@ import synthetic_data
 from psl_jax import UserError
 from psl_jax import config as config_lib
 from psl_jax.config import STUDENTS
-from psl_jax.corpora.soundscapes import CLASSES, HALVES, SceneSettings, Soundscapes, render
 from psl_jax.experiments import paper_tables, suite, transfer_configs
 from psl_jax.experiments.run_folder import OtherRunError
 from psl_jax.reporting import result_tables
@@ -22,7 +21,7 @@ from psl_jax.weights.load_model import load_model
 
 
 def test_the_rows_are_the_papers():
-    config = paper_tables.table5()
+    config = transfer_configs.table5()
     config.teacher, config.init_from = "ma.pt", "psl2s.pt"
     found = config_lib.experiments(config)
     table = paper_tables.table_of(config.name)
@@ -40,42 +39,11 @@ def test_the_rows_are_the_papers():
         assert 100 * (ours - theirs) == pytest.approx(improvement, abs=1e-6)
 
 
-@pytest.mark.parametrize("data", ["soundscapes", "own_data"])
-def test_on_other_data_the_networks_are_trained_first(data):
-    config = paper_tables.table5(data)
-    found = config_lib.experiments(config)
-    assert list(found) == ["teacher", "ma_other", "psl2s", "psl2s_other"]
-    assert found["psl2s"].teacher == "teacher" and found["ma_other"].init_from == "teacher"
-    assert found["psl2s_other"].init_from == "psl2s"
-    assert found["psl2s"].data != found["psl2s_other"].data
-    config.teacher = "published.pt"
-    later = config_lib.experiments(config)
-    assert "teacher" not in later
-    assert later["psl2s"].teacher == later["ma_other"].init_from == "published.pt"
-    if data == "own_data":
-        config.experiments.teacher.data.source_dir = "URBAN"
-        config.data.source_dir = "ESC"
-        places = {n: one.data.source_dir for n, one in config_lib.experiments(config).items()}
-        assert places == {"psl2s": "URBAN", "ma_other": "ESC", "psl2s_other": "ESC"}
-
-
 def test_starts_in_a_circle_are_refused():
     config = config_lib.base()
     config.experiments = {"one": {"init_from": "other"}, "other": {"init_from": "one"}}
     with pytest.raises(UserError, match="need each other in a circle, as teacher or init_from"):
         config_lib.experiments(config)
-
-
-def test_halves_of_the_sounds_have_no_class_in_common():
-    assert sorted(HALVES["first"] + HALVES["second"]) == sorted(CLASSES)
-    second = Soundscapes(
-        full_clips=30, balanced_clips=5, eval_clips=5, scenes=SceneSettings(sounds=HALVES["second"])
-    )
-    whole = Soundscapes(full_clips=30, balanced_clips=5, eval_clips=5)
-    assert second.classes == HALVES["second"] and "sounds" not in whole.settings
-    scenes = second.rows()["full"]
-    assert {event[2] for scene in scenes for event in scene.events} == set(range(5))
-    assert np.abs(render(scenes[0])).max() > 0
 
 
 @pytest.fixture

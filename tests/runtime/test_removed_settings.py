@@ -31,6 +31,7 @@ OTHERS = {
     "frontend.fft": "float32",
     "frontend.transform": "dft",
     "relabel.mean": "logits",
+    "data.sounds": "first",
 }
 REFUSED = {name: OTHERS[name] for name in REMOVED if REMOVED[name]}
 # What the manifest of an earlier version says of the way that labels were made.
@@ -67,7 +68,7 @@ def test_a_run_folder_with_the_defaults_is_used(tmp_path):
 )
 def test_a_run_folder_with_another_value_is_refused(tmp_path, name, value):
     newer = {"model.batch_norm": "5e5c1fb", "frontend.fft": "0da9f9d"}
-    newer |= {"frontend.transform": "0da9f9d", "relabel.mean": "0da9f9d"}
+    newer |= {"frontend.transform": "0da9f9d", "relabel.mean": "0da9f9d", "data.sounds": "373f4ba"}
     commit = newer.get(name, "de85886")
     with pytest.raises(UserError, match=rf"{tmp_path} .*{name}={value!r}.* commit {commit}"):
         run_folder(tmp_path, **{name: value}).check_settings()
