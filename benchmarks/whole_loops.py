@@ -41,8 +41,9 @@ from psl_jax.runtime import distributed, huge_pages, parallel
 from psl_jax.scoring import evaluation
 from psl_jax.scoring import relabeling as relabel_lib
 from psl_jax.scoring.scorer import Scorer, scoring_program
+from psl_jax.training import metric_log
 from psl_jax.training.checkpoints import TrainingCheckpoints
-from psl_jax.training.loop import Stepper, train
+from psl_jax.training.loop import train
 from psl_jax.training.settings import TrainSettings
 from psl_jax.training.step import Recipe, init_state, train_program
 
@@ -136,7 +137,6 @@ def train_rates(
         return evaluation.mean_average_precision(scores, validated.index)
 
     def whole() -> Rates:
-        stepper = Stepper(program, feed, mesh)
         with (
             tempfile.TemporaryDirectory() as folder,
             TrainingCheckpoints(pathlib.Path(folder) / "checkpoints") as kept,
@@ -144,8 +144,9 @@ def train_rates(
             rates = measured(
                 flags.steps * flags.batch,
                 lambda: train(
-                    stepper,
                     init_state(variables),
+                    program=program,
+                    feed=feed,
                     mesh=mesh,
                     settings=settings,
                     validate=validate,
@@ -154,8 +155,9 @@ def train_rates(
                     description="train",
                 ),
             )
-        seconds = flags.steps * flags.batch / rates["segments_per_second"]
-        return rates | {"waiting_for_input": stepper.input_seconds / seconds}
+            lines = metric_log.read_log(folder)
+        waited = [line[metric_log.INPUT_WAIT] for line in lines if metric_log.INPUT_WAIT in line]
+        return rates | {"waiting_for_input": sum(waited) / max(len(waited), 1)}
 
     def bare() -> Rates:
         inputs = parallel.put_batch(

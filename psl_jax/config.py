@@ -19,6 +19,7 @@ from psl_jax.networks.architecture import Architecture, FrontEnd, NetworkSetting
 from psl_jax.networks.augmentation import Augmentation
 from psl_jax.networks.available import ARCHITECTURES
 from psl_jax.networks.frontend import WINDOW, LogMel
+from psl_jax.networks.trained_model import ModelInfo
 from psl_jax.runtime import files, removed_settings
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.settings import Kind, check, flatten, list_settings, operational, read, setting
@@ -82,9 +83,9 @@ class Settings:
     )
     init_from: str = operational(
         "",
-        help="Finished model whose weights training starts from: a run, an export, a .pt, mn04, "
-        "or an experiment of the suite; also fixes network, width and front end. The classifier "
-        "is kept if the classes are the same; empty: random weights",
+        help="Finished model whose weights training starts from: a run, an export, a .pt, or "
+        "mn04; also fixes network, width and front end. The classifier is kept if the classes are "
+        "the same; empty: random weights",
     )
     init_class_map: str = setting(
         "",
@@ -109,15 +110,10 @@ class Settings:
     relabel: RelabelSettings = RelabelSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
 
-    @property
-    def network_form(self) -> tuple[str, float, LogMel]:
-        """Network, width and front end."""
-        return self.model.network, self.model.width, self.frontend
-
-    def with_network(self, network: str, width: float, logmel: LogMel) -> "Settings":
-        """The same settings for a network of this kind, width and front end."""
-        model = dataclasses.replace(self.model, network=network, width=width)
-        return dataclasses.replace(self, model=model, frontend=logmel)
+    def with_network(self, info: ModelInfo) -> "Settings":
+        """The same settings for a network of the kind, width and front end of a model."""
+        model = dataclasses.replace(self.model, network=info.network, width=info.width)
+        return dataclasses.replace(self, model=model, frontend=info.logmel)
 
     @property
     def uses_soft_labels(self) -> bool:
@@ -236,13 +232,11 @@ def experiments(config: ConfigDict) -> dict[str, Settings]:
     suite = values.pop("experiments", {})
     flat = dict(flatten(values))
     common = _read_flat(flat)
-    finished: dict[str, str] = {}
     teachers = {
         changes.get("teacher") for changes in suite.values() if isinstance(changes, Mapping)
     }
     if common.teacher and common.teacher not in suite and "teacher" not in teachers:
         suite = {name: changes for name, changes in suite.items() if name != "teacher"}
-        finished = {"teacher": common.teacher}
     result = {}
     for name, changes in suite.items():
         if not isinstance(changes, Mapping):
@@ -256,7 +250,6 @@ def experiments(config: ConfigDict) -> dict[str, Settings]:
         _check_together(settings, changes, prefix=f"experiments.{name}.")
         result[name] = dataclasses.replace(
             settings,
-            init_from=finished.get(settings.init_from, settings.init_from),
             # The teacher that a suite gives to all is nothing to those on weak labels.
             teacher=settings.teacher if settings.labels == "soft" else "",
         )
@@ -309,14 +302,11 @@ def _check_together(settings: Settings, given: Mapping[str, Any], *, prefix: str
 
 
 def _in_order(suite: dict[str, Settings]) -> dict[str, Settings]:
-    """Puts teachers and starting models before the experiments that need them.
+    """Puts teachers before the experiments that need them.
 
     Of experiments that may come next, those on weak labels and with long segments go first.
     """
-    needs = {
-        name: {settings.teacher, settings.init_from} & suite.keys()
-        for name, settings in suite.items()
-    }
+    needs = {name: {settings.teacher} & suite.keys() for name, settings in suite.items()}
     needed = set().union(*needs.values())
 
     def rank(name: str) -> tuple[Any, ...]:  # a ConfigDict keeps no order
@@ -328,7 +318,7 @@ def _in_order(suite: dict[str, Settings]) -> dict[str, Settings]:
     except graphlib.CycleError as error:
         circle = " -> ".join(reversed(error.args[1]))
         raise UserError(
-            f"these experiments need each other in a circle, as teacher or init_from: {circle}"
+            f"these experiments need each other's labels in a circle: {circle}"
         ) from error
     # By hand: static_order() of TopologicalSorter has no rank among those that may come next.
     ordered: dict[str, Settings] = {}

@@ -226,9 +226,7 @@ def test_teachers_come_before_whom_they_teach():
 
 
 def test_a_circle_of_teachers_is_named():
-    with pytest.raises(
-        UserError, match=r"need each other in a circle, as teacher or init_from: .*a.*b"
-    ):
+    with pytest.raises(UserError, match=r"need each other's labels in a circle: .*a.*b"):
         config_lib.experiments(suite(a="b", b="a"))
 
 

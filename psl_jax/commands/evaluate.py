@@ -132,7 +132,6 @@ def main(arguments: argparse.Namespace) -> None:
 
     with run_files.claim_folder(out, "--out"):
         if not has_scores:
-            stored.begin()
             score_missing(scorer, source, segmentation, stored, arguments.batch_size, "evaluate")
         parallel.run_in_first_process("metrics", write_and_print)
 

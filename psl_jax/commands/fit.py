@@ -68,7 +68,6 @@ def main(arguments: argparse.Namespace) -> None:
         disk_errors.check_writable(path_of(arguments.out).parent, "--out")
     folder = path_of(f"{arguments.out}.scores")
     stored = StoredScores(folder, index, made_with)
-    stored.begin()
     score_missing(scorer, task.source, task.segmentation, stored, arguments.batch_size, "score")
 
     def finish() -> None:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -20,9 +20,8 @@ from psl_jax.data.training_order import TrainingOrder
 from psl_jax.experiments import sanity_notes, setting_checks, training_steps
 from psl_jax.experiments.run_folder import CORRECTIONS, START, RunFolder
 from psl_jax.experiments.soft_label_stage import SoftLabelStage
-from psl_jax.experiments.start_model import StartModel, started_variables
 from psl_jax.networks.architecture import Network, Variables
-from psl_jax.networks.trained_model import ModelInfo
+from psl_jax.networks.trained_model import Model, ModelInfo
 from psl_jax.reporting import run_page
 from psl_jax.runtime import files, parallel
 from psl_jax.runtime.errors import UserError
@@ -63,34 +62,33 @@ class Experiment:
         *,
         data_dir: str,
         teacher: str | os.PathLike[str] | None = None,
-        start: StartModel | None = None,
+        start: Model | None = None,
         afresh: bool = False,
     ):
         """data_dir holds the prepared data; teacher overrides `settings.teacher`.
 
-        start: the model of `settings.init_from`. Where it may yet be trained, `settings` have the
-        form of its network; else they take that over here.
+        start: the model of `settings.init_from`, which is read here where it is not given; its
+        network's form is taken over.
         afresh: what the run folder holds does not count, and is deleted when the run begins.
         """
         if start is None and settings.init_from:
-            start = StartModel(settings.init_from)
-        if start is not None and not start.is_trained_here:
-            settings = settings.with_network(*start.network_form)
+            start = training_steps.load_start(settings.init_from)
+        if start is not None:
+            settings = settings.with_network(start.info)
         self.settings, self.data_dir, self._start = settings, data_dir, start
         self.run_dir = path_of(run_dir)
         self.segmentation = setting_checks.training_segmentation(settings)
         self.mesh = parallel.data_mesh()
         self.folder = RunFolder(self.run_dir, settings, afresh=afresh)
         self.notes: list[str] = []
-        self._sources: dict[str, Source] = {}
-        self._uncorrected: dict[str, Source] = {}
+        self._sources: dict[tuple[str, bool], Source] = {}  # by split, and whether it is corrected
         self._corrections = Corrections.read(settings.corrections) if settings.corrections else None
         self.label_stage = SoftLabelStage(
             settings,
             self.folder,
             segmentation=self.segmentation,
             teacher=teacher or settings.teacher,
-            open_source=lambda: self._open_uncorrected(settings.data.train_split),
+            open_source=lambda: self.source(settings.data.train_split, is_corrected=False),
         )
 
     def check(self, last_stage: Stage = Stage.REPORT) -> None:
@@ -100,14 +98,16 @@ class Experiment:
         folder was made with something else.
         """
         self.folder.check_settings()
-        digest = self._corrections.digest if self._corrections else ""
-        self.folder.bind(CORRECTIONS, digest, self.settings.corrections or "config.corrections")
+        corrections = self._corrections.digest if self._corrections else ""
+        self.folder.bind(CORRECTIONS, corrections, self.settings.corrections)
+        start = self._start.digest if self._start else ""
+        self.folder.bind(START, start, self.settings.init_from)
         names = ["train_split"]
         if last_stage is not Stage.RELABEL:
             names.append("validation_split")
         if last_stage.has_results:
             names.append("eval_split")
-        indices = {name: self._open(name, getattr(self.settings.data, name)) for name in names}
+        indices = {name: self._open(name) for name in names}
         train = indices["train_split"]
         for setting, index in indices.items():
             if index.classes != train.classes:
@@ -120,38 +120,20 @@ class Experiment:
         setting_checks.check(self.settings, indices)
         check_loggers(self.settings.train.loggers)
         self.label_stage.check(before_it_is_trained=True)
-        self._check_start(before_it_is_trained=True)
         self.folder.bind_order(self._order.description)
-        self.notes = self._make_notes(indices)
-
-    def _make_notes(self, indices: Mapping[str, ClipIndex]) -> list[str]:
-        """What to know before the training; indices: by the name of the setting."""
-        notes: list[str] = []
+        notes = sanity_notes.before_training(self.settings, indices, steps=self.loop.max_steps)
+        self.notes = list(notes)
         if self._corrections:
             by_split = {index.split: index for index in indices.values()}
-            notes += self._corrections.describe_problems(list(by_split.values()))
-        platform = parallel.platform_of(self.mesh)
-        return [
-            *notes,
-            *sanity_notes.before_training(self.settings, indices, steps=self.loop.max_steps),
-            *sanity_notes.of_devices(platform, self.batch_size, num_devices=self.mesh.size),
-        ]
+            self.notes[:0] = self._corrections.describe_problems(list(by_split.values()))
 
-    def _check_start(self, *, before_it_is_trained: bool = False) -> None:
-        """Raises OtherRunError where the run did not start from the model that is given now."""
-        try:
-            digest = self._start.load().digest if self._start else ""
-        except UserError:
-            if before_it_is_trained and self._start and self._start.is_trained_here:
-                return
-            raise
-        self.folder.bind(START, digest, self.settings.init_from or "no config.init_from")
-
-    def _open(self, setting: str, split: str) -> ClipIndex:
+    def _open(self, setting: str) -> ClipIndex:
         """Opens a split; other processes wait for the first one, which may have to index it."""
-        what = f"{self.settings.name} open {setting}"
+        what, split = f"{self.settings.name} open {setting}", getattr(self.settings.data, setting)
         try:
-            source = parallel.run_after_first_process(what, lambda: self._open_uncorrected(split))
+            source = parallel.run_after_first_process(
+                what, lambda: self.source(split, is_corrected=False)
+            )
         except UserError as error:
             raise UserError(f"config.data.{setting} is {split!r}: {error}") from error
         self.folder.bind_data(split, source.index)
@@ -160,25 +142,20 @@ class Experiment:
     def run(self, last_stage: Stage = Stage.REPORT) -> None:
         """Runs what is not finished yet, up to `last_stage` or to the end; after `check`."""
         self.label_stage.check()
-        self._check_start()
         self.folder.begin()
-        stages = {
-            Stage.RELABEL: self.label_stage.make,
+        if last_stage is Stage.RELABEL and self.settings.teaches_in_step:
+            return
+        stages: dict[Stage, Callable[[], None]] = {
             Stage.TRAIN: self._train,
             Stage.AVERAGE: self._average,
             Stage.EVALUATE: self._evaluate,
             Stage.REPORT: self._report,
         }
+        if self.label_stage.is_stored:
+            stages = {Stage.RELABEL: self.label_stage.make} | stages
         for stage, run_stage in stages.items():
-            if stage is Stage.RELABEL and not self.label_stage.is_stored:
-                if stage is last_stage and self.settings.teaches_in_step:
-                    return
-                continue
-            if (
-                stage not in self.folder.finished
-                or stage is Stage.REPORT
-                or self._is_damaged(stage)
-            ):
+            is_finished = stage in self.folder.finished and stage is not Stage.REPORT
+            if not is_finished or self._is_damaged(stage):
                 start = time.perf_counter()
                 run_stage()
                 seconds = time.perf_counter() - start
@@ -197,24 +174,20 @@ class Experiment:
         parallel.wait_for_all(f"{self.settings.name} look at {stage}")
         return bool(damaged)
 
-    def source(self, split: str) -> Source:
+    def source(self, split: str, *, is_corrected: bool = True) -> Source:
         """A split of the data, with its weak labels corrected."""
-        if split not in self._sources:
-            source = self._open_uncorrected(split)
-            if self._corrections:
-                source = source.with_index(self._corrections.correct(source.index))
-            self._sources[split] = source
-        return self._sources[split]
-
-    def _open_uncorrected(self, split: str) -> Source:
-        if split not in self._uncorrected:
-            streamed = self.settings.data.streamed
-            source = Source.open(self.data_dir, split, streamed)
-            if not source.index.classes:
-                classes = self.label_stage.teacher_classes()
-                source = source.with_index(source.index.with_classes(classes))
-            self._uncorrected[split] = source
-        return self._uncorrected[split]
+        if (split, is_corrected) not in self._sources:
+            if is_corrected:
+                source = self.source(split, is_corrected=False)
+                if self._corrections:
+                    source = source.with_index(self._corrections.correct(source.index))
+            else:
+                source = Source.open(self.data_dir, split, self.settings.data.streamed)
+                if not source.index.classes:
+                    classes = self.label_stage.teacher_classes()
+                    source = source.with_index(source.index.with_classes(classes))
+            self._sources[split, is_corrected] = source
+        return self._sources[split, is_corrected]
 
     @property
     def train_index(self) -> ClipIndex:
@@ -229,20 +202,17 @@ class Experiment:
     @cached_property
     def _fresh_network(self) -> tuple[Network, Variables]:
         """With random arrays, whatever it starts from."""
-        classes = self.source(self.settings.data.train_split).index.num_classes
         model = self.settings.model
         how = model.width, model.dropout, self.settings.seed, model.output
-        return self.settings.architecture.create(classes, *how)
+        return self.settings.architecture.create(self.train_index.num_classes, *how)
 
     @cached_property
     def _network(self) -> tuple[Network, Variables]:
         network, variables = self._fresh_network
         if self._start:
-            output, classes = self.settings.model.output, self.train_index.classes
-            model = self._start.load()
-            class_map = self.settings.init_class_map
-            variables = started_variables(
-                variables, model, classes=classes, output=output, class_map=class_map
+            classes = self.train_index.classes
+            variables = training_steps.start_variables(
+                variables, self._start, classes, self.settings
             )
         return network, variables
 
@@ -253,38 +223,36 @@ class Experiment:
     def _train(self) -> None:
         settings = self.settings
         network, variables = self._network
-        source = self.source(settings.data.train_split)
-        soft_labels = self.soft_labels()
         segments = Segments(
-            source, self.segmentation, soft_labels, settings.alpha, self._corrections
+            self.source(settings.data.train_split),
+            self.segmentation,
+            self.soft_labels(),
+            settings.alpha,
+            self._corrections,
         )
         validate: Callable[[Variables], float] = self._validate
+        features = teacher = None
         if self._keeps_features:
             validation = self.source(settings.data.validation_split)
-            stepper, validate = training_steps.make_features_stepper(
+            features, validate = training_steps.compute_features(
                 settings,
                 network,
                 variables,
                 segments=segments,
-                order=self._order,
-                mesh=self.mesh,
                 validation=validation,
                 cut=self._cut(validation),
             )
-        else:
-            teacher = self.label_stage.model_in_step() if settings.teaches_in_step else None
-            stepper = training_steps.make_stepper(
-                settings,
-                network,
-                segments=segments,
-                order=self._order,
-                mesh=self.mesh,
-                teacher=teacher,
-            )
+        elif settings.teaches_in_step:
+            teacher = self.label_stage.model_in_step()
+        program = training_steps.make_program(
+            settings, network, segments=segments, mesh=self.mesh, teacher=teacher
+        )
+        feed = training_steps.make_feed(settings, segments, order=self._order, features=features)
         with self._open_checkpoints() as checkpoints:
             train(
-                stepper,
                 init_state(variables),
+                program=program,
+                feed=feed,
                 mesh=self.mesh,
                 settings=self.loop,
                 validate=validate if self._is_validated else None,
@@ -308,13 +276,12 @@ class Experiment:
         """Whether a frozen network's features are computed once and kept in memory."""
         if not setting_checks.has_constant_features(self.settings):
             return False
-        segments = Segments(self.source(self.settings.data.train_split), self.segmentation)
-        validation = self.source(self.settings.data.validation_split).index
+        of_segments = np.full(self.train_segments, self.segmentation.segment_samples)
+        of_clips = self.source(self.settings.data.validation_split).index.num_samples
         num_bytes = frozen_features.num_bytes(
-            *self._fresh_network, self.settings.front_end, segments=segments, validation=validation
+            *self._fresh_network, self.settings.front_end, np.append(of_segments, of_clips)
         )
-        memory = parallel.machine_bytes()
-        return bool(num_bytes * jax.process_count() < _MOST_OF_MEMORY * memory)
+        return num_bytes * jax.process_count() < _MOST_OF_MEMORY * parallel.machine_bytes()
 
     @property
     def batch_size(self) -> int:
@@ -346,8 +313,7 @@ class Experiment:
 
     def _validate(self, variables: Variables) -> float:
         source = self.source(self.settings.data.validation_split)
-        scores = self._score(variables, source)
-        return evaluation.mean_average_precision(scores, source.index)
+        return evaluation.mean_average_precision(self._score(variables, source), source.index)
 
     def _score(
         self, variables: Variables, source: Source, *, description: str | None = None
@@ -387,23 +353,20 @@ class Experiment:
                 "config_digest": files.json_digest(config_lib.to_dict(settings)),
             },
         )
-        folder = self.run_dir / orbax_folder.MODEL_FOLDER
-        orbax_folder.save_model(folder, variables, info.as_json())
+        orbax_folder.save_model(self.run_dir / orbax_folder.MODEL_FOLDER, variables, info.as_json())
 
     def _evaluate(self) -> None:
         model = load_model(self.run_dir)
         source = self.source(self.settings.data.eval_split)
-        more = {"averaged_steps": model.info.origin["averaged_steps"]}
-        if not source.index.is_labelled:
-            if jax.process_index() == 0:
-                evaluation.write_nothing(self.run_dir, source.index, more)
-            return
-        description = f"evaluate {self.settings.name}"
-        scores = self._score(model.variables, source, description=description)
+        scores: np.ndarray | None = None
+        if source.index.is_labelled:
+            description = f"evaluate {self.settings.name}"
+            scores = self._score(model.variables, source, description=description)
         if jax.process_index() == 0:
             events = None
-            if self.settings.evaluate.events:
+            if self.settings.evaluate.events and scores is not None:
                 events = event_evaluation.evaluate_model(model, source)
+            more = {"averaged_steps": model.info.origin["averaged_steps"]}
             evaluation.write_results(self.run_dir, source.index, scores, more, events)
 
     def _report(self) -> None:
@@ -419,7 +382,6 @@ class Experiment:
     def summary(self) -> dict[str, Any]:
         """The row of this experiment in a suite's results."""
         metrics = files.read_json(self.run_dir / evaluation.METRICS)
-        done = self.folder.finished
         return {
             "name": self.settings.name,
             **metrics,
@@ -429,6 +391,6 @@ class Experiment:
             "train_clips": len(self.train_index),
             "train_segments": self.train_segments,
             "seed": self.settings.seed,
-            "seconds": round(sum(stage["seconds"] for stage in done.values()), 1),
+            "seconds": round(sum(made["seconds"] for made in self.folder.finished.values()), 1),
             "notes": self._all_notes(),
         }

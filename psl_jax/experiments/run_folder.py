@@ -132,7 +132,7 @@ class RunFolder:
         self._bound[split] = before | now
 
     def bind(self, what: str, digest: str, where: object) -> None:
-        """Notes the digest of the TEACHER, START or CORRECTIONS that lie at `where`, "" for none.
+        """Notes the digest of the TEACHER, START or CORRECTIONS that lie at `where`; "" for none.
 
         Raises OtherRunError where the run was begun with another one.
         """
@@ -141,8 +141,9 @@ class RunFolder:
         before = self._bound.get(what, "" if had_none else digest)
         if before != digest:
             raise OtherRunError(
-                f"{self.path} was made {_OTHER[what]}: digest {before or None}, and {where} has "
-                f"{digest or None} now. Was it changed since? {_AFRESH}"
+                f"{self.path} was made {_OTHER[what]}: digest {before or None}, and "
+                f"{where or f'no config.{what}'} has {digest or None} now. Was it changed since? "
+                f"{_AFRESH}"
             )
         if digest or what != CORRECTIONS:
             self._bound[what] = digest

@@ -12,7 +12,6 @@ import numpy as np
 
 from psl_jax.config import Settings
 from psl_jax.data.clip_index import ClipIndex, shared_clips
-from psl_jax.scoring.scorer import TPU_LANES
 
 FEW_STEPS = 200
 FEW_EVALUATED = 50  # clips
@@ -93,19 +92,6 @@ def _describe_copies(train: ClipIndex, other: ClipIndex, shared: np.ndarray) -> 
         f"clips, by id or audio, such as {a if a == b else f'{a} and {b}'}: their scores are too "
         "good. Delete such copies, or move them into one split"
     )
-
-
-def of_devices(platform: str, batch_size: int, *, num_devices: int) -> list[str]:
-    """Notes on a batch over so many devices."""
-    per_device = batch_size // num_devices
-    if platform != "tpu" or per_device % TPU_LANES == 0:
-        return []
-    fitting = TPU_LANES * num_devices
-    return [
-        f"a batch of {batch_size} is {per_device} a chip, and a TPU takes {TPU_LANES} at a time: "
-        f"by its compiler's estimate --config.train.batch_size={fitting} takes little longer "
-        "a step (docs/PERFORMANCE.md); raise train.learning_rate with it"
-    ]
 
 
 def of_labels(quality: Mapping[str, Any]) -> list[str]:

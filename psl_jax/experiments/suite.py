@@ -23,11 +23,11 @@ from psl_jax.config import Settings
 from psl_jax.data import split_index_files
 from psl_jax.data.label_manifest import digest_without_teacher
 from psl_jax.data.settings import DataSettings
-from psl_jax.experiments import setting_checks, suite_results
+from psl_jax.experiments import setting_checks, suite_results, training_steps
 from psl_jax.experiments.experiment import Experiment
 from psl_jax.experiments.run_folder import OtherRunError
-from psl_jax.experiments.start_model import StartModel
 from psl_jax.experiments.suite_results import Repetition
+from psl_jax.networks.trained_model import Model
 from psl_jax.reporting import result_tables
 from psl_jax.runtime import parallel
 from psl_jax.runtime.errors import UserError
@@ -153,11 +153,9 @@ def _run_suite(
 ) -> dict[str, Any] | None:
     start = time.perf_counter()
     experiments = config_lib.experiments(config)
-    start_models = {
-        name: StartModel(name, workdir / name if name in experiments else None)
-        for name in {settings.init_from for settings in experiments.values()} - {""}
-    }
-    experiments = with_networks_of_starts(experiments, start_models, init_from=config.init_from)
+    names = {settings.init_from for settings in experiments.values()} - {""}
+    starts = {name: training_steps.load_start(name) for name in sorted(names)}
+    experiments = with_networks_of_starts(experiments, starts, init_from=config.init_from)
     _check_teachers(experiments)
     for settings in experiments.values():
         setting_checks.check_batch(settings, parallel.data_mesh())
@@ -174,7 +172,7 @@ def _run_suite(
             workdir / name if is_suite else workdir,
             data_dir=data_dirs[name],
             teacher=workdir / settings.teacher if settings.teacher in experiments else None,
-            start=start_models.get(settings.init_from),
+            start=starts.get(settings.init_from),
             afresh=afresh,
         )
         try:
@@ -194,7 +192,7 @@ def _run_suite(
             print(f"\n== {name} ({place}) in {runs[name].run_dir}", flush=True)
         try:
             runs[name].run(last_stage)
-        except OtherRunError:  # a teacher, or a start, that was trained again
+        except OtherRunError:  # a teacher that was trained again
             if not start_afresh:
                 raise
             runs[name] = open_run(name, afresh=True)
@@ -215,24 +213,17 @@ def _run_suite(
 
 
 def with_networks_of_starts(
-    experiments: Mapping[str, Settings], start_models: Mapping[str, StartModel], *, init_from: str
+    experiments: Mapping[str, Settings], starts: Mapping[str, Model], *, init_from: str
 ) -> dict[str, Settings]:
     """The experiments of a suite, each with the form of the network that it starts from.
 
-    That may be another one of them, which comes before. Where the suite has `init_from`, those from
-    scratch are of the same form.
+    Where the suite has `init_from`, those from scratch are of the same form.
     """
-    shaped: dict[str, Settings] = {}
+    shaped = {}
     for name, settings in experiments.items():
-        start = shaped.get(settings.init_from) or start_models.get(settings.init_from)
-        shaped[name] = settings.with_network(*start.network_form) if start else settings
-    forms = [settings.network_form for settings in shaped.values() if settings.init_from]
-    if not init_from or not forms:
-        return shaped
-    return {
-        name: settings if settings.init_from else settings.with_network(*forms[0])
-        for name, settings in shaped.items()
-    }
+        start = starts.get(settings.init_from or init_from)
+        shaped[name] = settings.with_network(start.info) if start else settings
+    return shaped
 
 
 def _check_teachers(experiments: Mapping[str, Settings]) -> None:
@@ -267,8 +258,7 @@ def describe_plan(runs: list[Experiment]) -> list[str]:
     for run in runs:
         settings = run.settings
         state = "  trained" if Stage.TRAIN in run.folder.finished else ""
-        needs_deleted = {settings.teacher, settings.init_from} & deleted
-        if run.folder.begun and (run.folder.afresh or needs_deleted):
+        if run.folder.begun and (run.folder.afresh or settings.teacher in deleted):
             deleted.add(settings.name)
             state = "  begun again"
         lines.append(

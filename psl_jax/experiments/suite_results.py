@@ -4,7 +4,6 @@ import dataclasses
 import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
 from typing import Any
 
 import jax
@@ -90,8 +89,6 @@ def merge(
     merged = {key: value for key, value in first.items() if key not in left_out}
     if repetition.name == "seed":  # of the same clips
         merged["clips"] = f"{repetition.folder(values[0])}/{audio_examples.FOLDER}"
-        if qualities := [r["label_quality"] for r in all_results if "label_quality" in r]:
-            merged["label_quality"] = pool_seeds(qualities)
     by_value = [{row["name"]: row for row in results["experiments"]} for results in all_results]
     merged[f"{repetition.name}s"] = list(values)
     merged["experiments"] = []
@@ -239,31 +236,3 @@ def write_clips(
     source = best.source(best.settings.data.train_split)
     folder = workdir / audio_examples.FOLDER
     audio_examples.write(folder, source, labels, best.settings.name, tagger.load(best.run_dir))
-
-
-def pool_seeds(qualities_of_seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """{name: label quality} of each seed as one, the means of its numbers.
-
-    The seeds have the same clips; only their teachers differ.
-    """
-    return {
-        name: _mean([qualities[name] for qualities in qualities_of_seeds])
-        for name in qualities_of_seeds[0]
-        if all(name in qualities for qualities in qualities_of_seeds)
-    }
-
-
-def _mean(values: Sequence[Any]) -> Any:
-    """The mean of JSON values of one form: of each place of dicts, and of lists, of any lengths.
-
-    Texts, and values that all of them have, stay as they are. None is left out.
-    """
-    first = values[0]
-    if isinstance(first, Mapping):
-        shared = [key for key in first if all(key in value for value in values)]
-        return {key: _mean([value[key] for value in values]) for key in shared}
-    if isinstance(first, list):
-        return [_mean(each) for each in zip_longest(*values, fillvalue=0)]
-    numbers = [value for value in values if value is not None]
-    alike = isinstance(first, str) or all(value == first for value in values)
-    return first if alike or not numbers else statistics.fmean(numbers)

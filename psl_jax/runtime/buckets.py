@@ -13,7 +13,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from upath.implementations.cloud import CloudPath
 
@@ -24,23 +24,36 @@ os.environ.setdefault("GCS_STAT_CACHE_MAX_AGE", "0")
 # gcsfs would first ask by gRPC which kind a bucket is, and wait a minute where that is closed.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
-_PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
-_EXTRAS = {"gs": "gcs", "s3": "s3"}
-_STORES = {"gs": "Google Cloud Storage", "s3": "S3"}
-_OPTIONS: dict[str, dict[str, Any]] = {
-    "gs": {"finalize_on_close": True},
-    "s3": {"config_kwargs": {"retries": {"mode": "standard", "max_attempts": 6}}},
-}
-_NEW_BUCKET = {"gs": "gcloud storage buckets create", "s3": "aws s3 mb"}
-_PERMISSION = {
-    "gs": "Log in with `gcloud auth application-default login`, give the machine's service account "
-    "a role on the bucket (roles/storage.objectUser)",
-    "s3": "Give the account or the machine's role s3:GetObject, s3:PutObject, s3:DeleteObject and "
-    "s3:ListBucket on the bucket",
-}
-_CREDENTIALS = {
-    "gs": "`gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS",
-    "s3": "`aws configure`, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+
+class _Store(NamedTuple):
+    """Google's or Amazon's buckets."""
+
+    name: str
+    package: str  # of the file system
+    extra: str  # that installs it
+    options: dict[str, Any]  # of the file system
+    remedy: str  # for who may not read or write
+
+
+_STORES = {
+    "gs": _Store(
+        "Google Cloud Storage",
+        "gcsfs",
+        "gcs",
+        {"finalize_on_close": True},
+        "log in with `gcloud auth application-default login`, or set "
+        "GOOGLE_APPLICATION_CREDENTIALS; give the account the role roles/storage.objectUser on the "
+        "bucket; or make it (gcloud storage buckets create)",
+    ),
+    "s3": _Store(
+        "S3",
+        "s3fs",
+        "s3",
+        {"config_kwargs": {"retries": {"mode": "standard", "max_attempts": 6}}},
+        "log in with `aws configure`, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; give the "
+        "account s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket on the bucket; or "
+        "make it (aws s3 mb)",
+    ),
 }
 _LIBRARIES = ("gcsfs", "aiohttp", "google.auth", "botocore", "aiobotocore")
 _WRITES = ("pipe_file", "put_file", "put")
@@ -184,13 +197,13 @@ def file_system(protocol: str) -> Any:
     """The file system of a store. It remembers no listings: other processes write, too."""
     import fsspec
 
+    store = _STORES[protocol]
     try:
-        __import__(_PACKAGES[protocol])
+        __import__(store.package)
     except ImportError as error:
-        extra = _EXTRAS[protocol]
-        raise MissingPackageError(f"{protocol}://", f"{error.name}", extra) from error
+        raise MissingPackageError(f"{protocol}://", f"{error.name}", store.extra) from error
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs tracebacks of what we explain
-    options = {"use_listings_cache": False} | _OPTIONS[protocol]
+    options = {"use_listings_cache": False} | store.options
     return _Explained(protocol, fsspec.filesystem(protocol, **options))
 
 
@@ -224,10 +237,9 @@ def _explained_errors(place: str, *, is_written: bool = False) -> Iterator[None]
         if not is_written:
             raise FileNotFoundError(errno.ENOENT, "no such object", place) from error
         protocol, _, bucket, *_ = place.split("/")
-        bucket = f"{protocol}//{bucket}"
         raise UserError(
-            f"{place}: there is no bucket {bucket}, or it is not ours to see. Make it "
-            f"({_NEW_BUCKET[protocol[:-1]]} {bucket}), or correct the name"
+            f"{place}: there is no bucket {protocol}//{bucket}, or it is not ours to see. Correct "
+            f"the name; {_STORES[protocol[:-1]].remedy}"
         ) from error
     except Exception as error:
         if not isinstance(error, OSError) and not _is_of_a_store(error):
@@ -250,22 +262,19 @@ def _is_of_a_store(error: Exception) -> bool:
 
 def _explain(place: str, error: Exception) -> UserError:
     """What an error of a store's library means, and what to do."""
-    is_s3 = place.startswith("s3:") or "botocore" in type(error).__module__
-    protocol = "s3" if is_s3 else "gs"
-    name, text = type(error).__name__, f"{' '.join(str(error).split()):.200}"
+    module, name = type(error).__module__, type(error).__name__
+    store = _STORES["s3" if place.startswith("s3:") or "botocore" in module else "gs"]
+    text = f"{' '.join(str(error).split()):.200}"
     if (
         isinstance(error, PermissionError)
         or getattr(error, "code", None) in (401, 403)
-        or "Forbidden" in text
-        or "does not have storage." in text
+        or module.startswith("google.auth")
+        or any(word in name + text for word in ("Credentials", "Forbidden", "not have storage."))
     ):
         return UserError(
-            f"{place}: no permission. {_PERMISSION[protocol]}, or correct the name ({text})"
-        )
-    if type(error).__module__.startswith("google.auth") or "Credentials" in name:
-        return UserError(
-            f"{place}: no credentials for {_STORES[protocol]}: {_CREDENTIALS[protocol]} ({text})"
+            f"{place}: no permission, or no credentials for {store.name} ({text}). Correct the "
+            f"name; {store.remedy}"
         )
     return UnreachableError(
-        f"{place}: {_STORES[protocol]} cannot be reached ({name}: {text}). Is there a network?"
+        f"{place}: {store.name} cannot be reached ({name}: {text}). Is there a network?"
     )

@@ -4,9 +4,7 @@ import contextlib
 import errno
 import logging
 import os
-import pathlib
 import re
-import shutil
 import sys
 import tempfile
 import uuid
@@ -35,9 +33,8 @@ def plain_disk_errors(path: str | os.PathLike[str], advice: str) -> Iterator[Non
     except Exception as error:
         number = _errno(error)
         if number in _FULL:
-            remedy = (
-                f"the disk is full ({_free_space(path)}): {os.strerror(number)}. Free some space"
-            )
+            disk = "the disk of temporary files" if is_remote(path) else "the disk"
+            remedy = f"{disk} is full: {os.strerror(number)}. Free some space"
         elif number in _NOT_OURS:
             remedy = f"no permission to write: {os.strerror(number)}. Mend that"
         elif number is not None and not isinstance(error, OSError):  # of TensorStore, in long words
@@ -114,15 +111,6 @@ def _errno(error: Exception) -> int | None:
         if isinstance(error, errors.PermissionDeniedError):
             return errno.EACCES
     return None
-
-
-def _free_space(path: str | os.PathLike[str]) -> str:
-    if is_remote(path):
-        return "that of a temporary folder of this machine, where objects are made"
-    folder = pathlib.Path(path).absolute()
-    while not folder.exists():
-        folder = folder.parent
-    return f"{shutil.disk_usage(folder).free / 1e9:.2f} GB free"
 
 
 def _is_not_of_orbax(record: logging.LogRecord) -> bool:

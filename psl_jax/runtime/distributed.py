@@ -66,21 +66,19 @@ def join_processes(
     to be the same in all processes, besides their code and devices. Raises UserError where
     arguments are missing, the others do not come or differ from this one.
     """
-    given = {
+    options = {
         "--coordinator_address": coordinator_address,
         "--num_processes": num_processes,
         "--process_id": process_id,
     }
-    missing = [name for name, value in given.items() if value is None]
+    given = [name for name, value in options.items() if value is not None]
+    if len(given) not in ((0, len(options)) if is_asked else (0,)):
+        raise UserError(
+            f"got {', '.join(given)}: expected --distributed with {', '.join(options)}, or with "
+            "none of these; without --distributed each process runs alone"
+        )
     if not is_asked:
-        if len(missing) < len(given):
-            options = ", ".join(name for name in given if name not in missing)
-            raise UserError(
-                f"{options} without --distributed: each process would run alone. Add --distributed"
-            )
         return
-    if 0 < len(missing) < len(given):
-        raise UserError(f"{' and '.join(missing)} missing: give all of {', '.join(given)}, or none")
     if num_processes is not None and not 0 <= (process_id or 0) < num_processes:
         raise UserError(
             f"--process_id={process_id}, expected 0 to one less than "
@@ -113,7 +111,7 @@ def join_processes(
     except (ValueError, RuntimeError) as error:
         raise UserError(
             f"cannot join the other processes: {error}\nOutside of TPU pods and of Slurm and MPI "
-            f"jobs give each process {', '.join(given)} (launch/local_processes.sh does)."
+            f"jobs give each process {', '.join(options)} (launch/local_processes.sh does)."
         ) from error
 
 

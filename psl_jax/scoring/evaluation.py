@@ -172,7 +172,7 @@ def deal_shards(missing: Sequence[int]) -> list[int]:
 
 
 class StoredScores:
-    """A folder with the scores of the shards of a split that are finished."""
+    """A folder with the scores of the shards of a split that are finished: `arrays`."""
 
     def __init__(self, folder: pathlib.Path, index: ClipIndex, made_with: dict[str, Any]):
         """made_with: what the scores depend on. Raises UserError where the folder has others."""
@@ -198,33 +198,16 @@ class StoredScores:
             raise UserError(
                 f"{folder} holds another evaluation:\n" + "\n".join(lines) + "\nGive another --out"
             )
-        self._manifest = manifest
+        self.manifest = manifest
         # float32: in float16 many small scores would be equal, and ranks are what is measured.
         sizes = index.shard_sizes.tolist()
-        self._arrays = ShardArrays(folder / _PARTS, "scores", sizes, None, np.float32)
-
-    @property
-    def missing(self) -> list[int]:
-        """Shards without scores."""
-        return self._arrays.missing
-
-    def begin(self) -> None:
-        """Writes what the scores will be of; all processes come here."""
-        if jax.process_index() == 0:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            files.write_json(self.folder / MANIFEST, self._manifest)
-        parallel.wait_for_all("evaluation begun")
-
-    def write(self, shard: int, scores: np.ndarray) -> None:
-        """Keeps the scores [clips, classes] of a shard."""
-        self._arrays.write(shard, scores)
+        self.arrays = ShardArrays(folder / _PARTS, "scores", sizes, None, np.float32)
 
     def read(self) -> np.ndarray:
         """float32 [clips, classes] of all shards, in order."""
         shards = np.flatnonzero(self.index.shard_sizes).tolist()
-        if not shards:
-            return np.zeros((0, self.index.num_classes), np.float32)
-        return np.concatenate([self._arrays.read(shard) for shard in shards])
+        nothing = np.zeros((0, self.index.num_classes), np.float32)
+        return np.concatenate([nothing, *map(self.arrays.read, shards)])
 
     def forget(self) -> None:
         """Deletes the parts, once all is written elsewhere."""
@@ -243,7 +226,10 @@ def score_missing(
 
     Shards are dealt out to the processes, which come back when all are done.
     """
-    index, shards = source.index, deal_shards(stored.missing)
+    if jax.process_index() == 0:
+        stored.folder.mkdir(parents=True, exist_ok=True)
+        files.write_json(stored.folder / MANIFEST, stored.manifest)
+    index, shards = source.index, deal_shards(stored.arrays.missing)
     ranges = [np.arange(*index.shard_offsets[shard : shard + 2]) for shard in shards]
     clips = np.concatenate([np.zeros(0, np.int64), *ranges])
     if len(clips):
@@ -252,7 +238,7 @@ def score_missing(
         for shard, scores in collect_shards(
             scored, index.shard_offsets, lambda batch: batch["clip"], counts
         ):
-            stored.write(shard, scores)
+            stored.arrays.write(shard, scores)
     parallel.wait_for_all("evaluation scored")
 
 
@@ -267,42 +253,33 @@ def mean_average_precision(scores: np.ndarray, index: ClipIndex) -> float:
 def write_results(
     run_dir: str | os.PathLike[str],
     index: ClipIndex,
-    scores: np.ndarray,
+    scores: np.ndarray | None,
     more: dict[str, Any],
     events: EventResults | None = None,
 ) -> dict[str, Any]:
     """Writes scores.npz, per_class.csv and metrics.json; returns what the last holds.
 
-    `more` and the results of events are added to the metrics.
+    scores: None for a split without labels, which has no metrics. `more` and the results of events
+    are added to the metrics.
     """
     folder, truth = path_of(run_dir), index.weak_labels()
-    with files.atomic_open(folder / SCORES, "wb") as file:
-        np.savez(
-            file,
-            ids=np.asarray(index.ids, np.str_),
-            classes=np.asarray(index.classes, np.str_),
-            scores=scores,
-            targets=truth.astype(np.int8 if index.has_unknown else np.uint8),
-        )
-    rows = metrics.tabulate_classes(truth, scores, index.classes, index.ids.tolist())
+    arrays = {"ids": np.asarray(index.ids, np.str_), "classes": np.asarray(index.classes, np.str_)}
     header = (*metrics.PER_CLASS_HEADER, *(events.classes if events else ()))
-    values = zip(*events.classes.values(), strict=True) if events else itertools.repeat(())
-    rows = [(*row, *of_class) for row, of_class in zip(rows, values, strict=False)]
+    rows: list[tuple[Any, ...]] = []
+    summary = {"mAP": None, "num_clips": len(index), "clip_ids_sha256": index.ids_sha256}
+    if scores is not None:
+        targets = truth.astype(np.int8 if index.has_unknown else np.uint8)
+        arrays |= {"scores": scores, "targets": targets}
+        of_classes = metrics.tabulate_classes(truth, scores, index.classes, index.ids.tolist())
+        values = zip(*events.classes.values(), strict=True) if events else itertools.repeat(())
+        rows = [(*row, *of_class) for row, of_class in zip(of_classes, values, strict=False)]
+        summary = metrics.summarize(truth, scores, index.ids.tolist())
+    with files.atomic_open(folder / SCORES, "wb") as file:
+        np.savez(file, **arrays)
     files.write_csv(folder / PER_CLASS, header, rows)
-    summary = metrics.summarize(truth, scores, index.ids.tolist()) | more
-    summary |= events.summary if events else {}
+    summary |= more | (events.summary if events else {})
     files.write_json(folder / METRICS, summary)
     return summary
-
-
-def write_nothing(run_dir: str | os.PathLike[str], index: ClipIndex, more: dict[str, Any]) -> None:
-    """Writes the files of `write_results` for a split without labels: no scores, no metrics."""
-    folder = path_of(run_dir)
-    with files.atomic_open(folder / SCORES, "wb") as file:
-        np.savez(file, ids=np.asarray(index.ids, np.str_), classes=np.array(index.classes))
-    files.write_csv(folder / PER_CLASS, metrics.PER_CLASS_HEADER, [])
-    summary = {"mAP": None, "num_clips": len(index), "clip_ids_sha256": index.ids_sha256}
-    files.write_json(folder / METRICS, summary | more)
 
 
 def read_scores(run_dir: str | os.PathLike[str]) -> dict[str, np.ndarray] | None:

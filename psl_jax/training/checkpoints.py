@@ -184,16 +184,13 @@ class TrainingCheckpoints:
     def best_steps(self) -> list[int]:
         """Steps of the best checkpoints, the highest metric first, on a tie the later step."""
         self._finish()
-        metrics = []
-        for info in self._checkpointer.checkpoints:
-            if info.metrics:
-                metric = info.metrics[self._metric]
-                noted = self._metadata(info.step)[1].get(self._metric, metric)
-                with self._explain_damage(info.step):
-                    if noted != metric:
-                        raise ValueError(f"its {self._metric} is {metric}, noted with it {noted}")
-                metrics.append((metric, info.step))
-        return [step for _, step in sorted(metrics, reverse=True)[: self.num_best]]
+        # As noted with the arrays: of these values the checksum is.
+        noted = [
+            (self._metadata(info.step)[1].get(self._metric, info.metrics[self._metric]), info.step)
+            for info in self._checkpointer.checkpoints
+            if info.metrics
+        ]
+        return [step for _, step in sorted(noted, reverse=True)[: self.num_best]]
 
     def load_variables(self, step: int) -> Variables:
         """The network's variables at `step`, as NumPy arrays."""

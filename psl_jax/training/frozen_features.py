@@ -2,14 +2,12 @@
 
 from collections.abc import Callable, Iterator
 from functools import cache, lru_cache
-from typing import Any
 
 import jax
 import numpy as np
 
 from psl_jax.data import batches
 from psl_jax.data.batches import process_clips
-from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.segment_loader import Batch, Segments
 from psl_jax.data.source import Source
 from psl_jax.data.training_order import TrainingOrder
@@ -23,24 +21,22 @@ from psl_jax.networks.architecture import (
 from psl_jax.networks.convolutions import product
 from psl_jax.networks.folding import FoldedNetwork
 from psl_jax.runtime import parallel, progress
-from psl_jax.scoring.evaluation import AnySegmentation, compute_clip_means, score_batches
+from psl_jax.scoring.evaluation import (
+    AnySegmentation,
+    compute_clip_means,
+    mean_average_precision,
+    score_batches,
+)
 from psl_jax.scoring.scorer import Scorer, compute_ahead
 from psl_jax.training.step import Recipe, features_program
 
 
 def num_bytes(
-    network: Network,
-    variables: Variables,
-    front_end: FrontEnd,
-    *,
-    segments: Segments,
-    validation: ClipIndex,
+    network: Network, variables: Variables, front_end: FrontEnd, num_samples: np.ndarray
 ) -> int:
-    """About what the features of the segments and of the clips of a split take."""
-    frames = int(network.output_frames(front_end.num_frames(segments.segmentation.segment_samples)))
-    of_clips = network.output_frames(front_end.num_frames(validation.num_samples))
-    channels = len(variables.params["classifier"]["kernel"])
-    return 4 * channels * (len(segments) * frames + int(of_clips.sum()))
+    """What the features take of segments or clips of `num_samples` [n]."""
+    frames = network.output_frames(front_end.num_frames(num_samples))
+    return 4 * len(variables.params["classifier"]["kernel"]) * int(frames.sum())
 
 
 def compute_features(
@@ -81,13 +77,10 @@ def train_batches(
         yield {"features": features[numbers]} | {k: batch[k] for k in ("num_samples", "labels")}
 
 
-def make_scorer(
+def make_validation(
     network: FoldedNetwork, recipe: Recipe, *, source: Source, cut: AnySegmentation, batch_size: int
-) -> Callable[[dict[str, Any]], np.ndarray]:
-    """Scores a split with one classifier after another, on embeddings of the first call.
-
-    They are float32 [clips, classes], as those of `evaluation.score_clips`.
-    """
+) -> Callable[[Variables], float]:
+    """Makes what gives the mAP of a split for a classifier, on embeddings of the first call."""
     scorer = Scorer(
         network,
         recipe.front_end,
@@ -111,13 +104,14 @@ def make_scorer(
             kept.append(({"clip": batch["clip"]}, embeddings, frames))
         return kept
 
-    def score(classifier: dict[str, Any]) -> np.ndarray:
-        arrays = parallel.to_host(classifier)
+    def validate(variables: Variables) -> float:
+        arrays = parallel.to_host(variables.params["classifier"])
         scored = ((batch, np.asarray(program(arrays, *kept))) for batch, *kept in embed())
         means = compute_clip_means(scored, source.index, cut, clips)
-        return parallel.gather_rows(means, [len(share) for share in shares])
+        scores = parallel.gather_rows(means, [len(share) for share in shares])
+        return mean_average_precision(scores, source.index)
 
-    return score
+    return validate
 
 
 @lru_cache

@@ -1,9 +1,10 @@
 """The loop around the training step: when to log, validate, save and stop."""
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Self
+from typing import Any
 
 import jax
 import numpy as np
@@ -49,47 +50,9 @@ class EarlyStop:
 
 
 Feed = Callable[[int], Iterator[Batch]]  # this process's batches from a step on
-Values = dict[str, jax.Array]  # what a step tells, such as its loss
+Values = dict[str, jax.Array]  # a batch, or what a step tells, such as its loss
 
 _INPUTS = ("audio", "features", "num_samples", "labels")
-
-
-class Stepper:
-    """Makes steps on batches that a thread puts on the devices, from the first call of `run` on."""
-
-    def __init__(self, program: Callable[..., Any], feed: Feed, mesh: Mesh):
-        """program: a `step.train_program`; feed: of `batches.train_batches`."""
-        self._program, self._feed, self._mesh = program, feed, mesh
-        self._batches: Any = None  # a generator
-        self._next = 0
-        self.input_seconds = 0.0
-
-    def run(self, state: TrainState, step: int, rate: float) -> tuple[TrainState, Values]:
-        """Makes the step after `step` finished ones, at the learning rate `rate`.
-
-        The old state is donated. Returns the new one and the step's values, which the devices may
-        still be computing. Raises ValueError where `step` does not follow the last call's.
-        """
-        start = time.perf_counter()
-        if self._batches is None:
-            self._batches = parallel.prefetch(self._feed(step), self._put)
-        elif step != self._next:
-            raise ValueError(f"step {step} is asked for, {self._next} comes next")
-        self._next = step + 1
-        batch = next(self._batches)
-        self.input_seconds += time.perf_counter() - start
-        made: tuple[TrainState, Values] = self._program(state, batch, rate)
-        return made
-
-    def _put(self, batch: Batch) -> dict[str, jax.Array]:
-        return parallel.put_batch(_device_inputs(batch), self._mesh)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._batches is not None:
-            self._batches.close()
 
 
 def _device_inputs(batch: Batch) -> Batch:
@@ -97,9 +60,10 @@ def _device_inputs(batch: Batch) -> Batch:
 
 
 def train(
-    stepper: Stepper,
     state: TrainState,
     *,
+    program: Callable[..., Any],
+    feed: Feed,
     mesh: Mesh,
     settings: TrainSettings,
     validate: Callable[[Variables], float] | None,
@@ -109,9 +73,13 @@ def train(
 ) -> None:
     """Trains from the latest checkpoint (or `state`) until `max_steps` or the early stop.
 
-    A killed run that is called again, with a new stepper, gives what an undisturbed one would have
-    given. settings: of `TrainSettings.in_steps`. validate: gives the mAP; None: training goes on to
-    `max_steps`.
+    A killed run that is called again gives what an undisturbed one would have given.
+
+    Args:
+      program: a `step.train_program`.
+      feed: of `batches.train_batches`; a thread reads it and puts batches on the devices.
+      settings: of `TrainSettings.in_steps`.
+      validate: gives the mAP; None: training goes on to `max_steps`.
 
     Raises UserError when the loss or the state is not finite. Raises Preempted, in all processes
     after the same step, when one of them was told to end; the state is saved then.
@@ -133,10 +101,19 @@ def train(
         print(f"{description} {where}; compiling its program may take a minute", flush=True)
     bar = progress.bar(settings.max_steps, "step", description, start, show=is_first)
     is_over = False
-    meter = _Meter(log, settings, stepper)
-    with log, bar, stepper, Boundaries(start, settings.checkpoint_minutes) as boundaries:
+    meter = _Meter(log, settings)
+    batches = parallel.prefetch(
+        feed(start), lambda batch: parallel.put_batch(_device_inputs(batch), mesh)
+    )
+    with (
+        log,
+        bar,
+        contextlib.closing(batches),
+        Boundaries(start, settings.checkpoint_minutes) as boundaries,
+    ):
         for step in range(start + 1, settings.max_steps + 1):
-            state, values = stepper.run(state, step - 1, settings.rate(step - 1))
+            batch = meter.wait_for(batches)
+            state, values = program(state, batch, settings.rate(step - 1))
             meter.add(values)
             if step == start + 1:  # the time of this one went into compiling
                 bar.initial = step
@@ -149,7 +126,7 @@ def train(
             if step % settings.log_every == 0 or ends_line:
                 meter.end_line(step, wait=ends_line)
             if saves:
-                meter.check_open_line(step)
+                meter.write_pending()
                 on_host = _finite_on_host(step, state)
             rank = float(step)
             if validates and validate is not None:
@@ -159,7 +136,6 @@ def train(
                 is_over = stop.update(step, rank)
             if saves:
                 log.flush()  # before the step counts as made
-            if saves:
                 checkpoints.save(step, on_host, rank if validates else None)
                 boundaries.note_saved()
                 meter.restart_clock()
@@ -192,11 +168,19 @@ class _Meter:
     before a checkpoint, so that what is saved is known to be good.
     """
 
-    def __init__(self, log: metric_log.MetricLog, settings: TrainSettings, stepper: Stepper):
-        self.log, self.settings, self.stepper = log, settings, stepper
+    def __init__(self, log: metric_log.MetricLog, settings: TrainSettings):
+        self.log, self.settings = log, settings
         self.values: list[Values] = []  # of each step since the last line
         self.pending: tuple[int, list[Values], dict[str, float]] | None = None
         self.timed_steps = -1  # none yet: the first call compiles
+        self.waited_seconds = 0.0  # for the input, of these steps
+
+    def wait_for(self, batches: Iterator[Values]) -> Values:
+        """Takes the next batch."""
+        start = time.perf_counter()
+        batch = next(batches)
+        self.waited_seconds += time.perf_counter() - start
+        return batch
 
     def add(self, values: Values) -> None:
         """Takes what a step gave."""
@@ -208,38 +192,31 @@ class _Meter:
 
     def restart_clock(self) -> None:
         """Leaves the time since the last line out, which was spent on something else."""
-        self.timed_steps = 0
-        self.since, self.waited = time.perf_counter(), self.stepper.input_seconds
+        self.timed_steps, self.waited_seconds = 0, 0.0
+        self.since = time.perf_counter()
 
     def end_line(self, step: int, wait: bool) -> None:
         """Ends a line of the log at `step`; wait: until it is written. UserError if not finite."""
-        self._write()
+        self.write_pending()
         if wait:
             jax.block_until_ready(self.values)
         self.pending, self.values = (step, self.values, self._speed()), []
         self.restart_clock()
         if wait:
-            self._write()
-
-    def check_open_line(self, step: int) -> None:
-        """Writes the line that is due. UserError where the next one would not be finite."""
-        self._write()
-        for values in self.values:
-            self._check(step, 1, jax.tree.map(float, values))
+            self.write_pending()
 
     def _speed(self) -> dict[str, float]:
         seconds = time.perf_counter() - self.since
         if not self.timed_steps or not seconds:
             return {}
-        waited = self.stepper.input_seconds - self.waited
         segments = self.timed_steps * self.settings.batch_size
         return {
             metric_log.SEGMENTS_PER_SECOND: round(segments / seconds, 1),
-            metric_log.INPUT_WAIT: round(min(waited / seconds, 1.0), 3),
+            metric_log.INPUT_WAIT: round(min(self.waited_seconds / seconds, 1.0), 3),
         }
 
-    def _write(self) -> None:
-        """Waits for the pending values and logs their means."""
+    def write_pending(self) -> None:
+        """Waits for the values of the line that is due, and logs their means."""
         if self.pending is None:
             return
         step, of_steps, speed = self.pending
@@ -248,14 +225,10 @@ class _Meter:
             name: float(np.mean([float(values[name]) for values in of_steps]))
             for name in of_steps[0]
         }
-        self._check(step, len(of_steps), means)
-        rate = self.settings.rate(step - 1)
-        self.log.write(step, means | {metric_log.LEARNING_RATE: rate} | speed)
-
-    @staticmethod
-    def _check(step: int, count: int, means: dict[str, float]) -> None:
         if not all(map(math.isfinite, means.values())):
             raise UserError(
-                f"the loss is not finite at step {step}, or in the {count} steps up to it: "
+                f"the loss is not finite at step {step}, or in the {len(of_steps)} steps up to it: "
                 f"{means}. {_NOT_FINITE}"
             )
+        rate = self.settings.rate(step - 1)
+        self.log.write(step, means | {metric_log.LEARNING_RATE: rate} | speed)

@@ -20,6 +20,7 @@ from psl_jax.audio.segments import Segmentation
 from psl_jax.commands import evaluate, relabel
 from psl_jax.data import split_index_files
 from psl_jax.data.label_manifest import LabelRule
+from psl_jax.data.shard_arrays import ShardArrays
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.source import Source
 from psl_jax.experiments import experiment
@@ -154,7 +155,7 @@ def test_events_beside_those_of_another_tagger(folder, tmp_path, capsys):
 def test_a_stopped_evaluation_goes_on(folder, tmp_path, monkeypatch, capsys):
     arguments = (folder / "same", folder / "data", "--batch_size=1")
     run(evaluate, *arguments, f"--out={tmp_path / 'whole'}")
-    write, written = evaluation.StoredScores.write, []
+    write, written = ShardArrays.write, []
 
     def die_after_one(self, shard, scores):
         if written:
@@ -162,12 +163,12 @@ def test_a_stopped_evaluation_goes_on(folder, tmp_path, monkeypatch, capsys):
         write(self, shard, scores)
         written.append(shard)
 
-    monkeypatch.setattr(evaluation.StoredScores, "write", die_after_one)
+    monkeypatch.setattr(ShardArrays, "write", die_after_one)
     with pytest.raises(KeyboardInterrupt):
         run(evaluate, *arguments, f"--out={tmp_path / 'ours'}")
     again = []
     monkeypatch.setattr(
-        evaluation.StoredScores,
+        ShardArrays,
         "write",
         lambda self, shard, scores: (again.append(shard), write(self, shard, scores)),
     )

@@ -245,7 +245,7 @@ def test_incomplete_addresses_are_errors():
         distributed.join_processes(True, num_processes=2)
     with pytest.raises(UserError, match=r"--process_id=2, expected 0 to one less than .*=2"):
         distributed.join_processes(True, "127.0.0.1:9", 2, 2)
-    with pytest.raises(UserError, match="--process_id without --distributed"):
+    with pytest.raises(UserError, match="got --process_id: expected --distributed"):
         distributed.join_processes(False, process_id=1)
     with pytest.raises(UserError, match="expected HOST:PORT"):
         distributed.join_processes(True, "localhost", 2, 1)

@@ -13,7 +13,8 @@ from shared_tables import TEACHERS, needs_teachers
 from small_mn import SHALLOW, random_state
 from synthetic_data import make_quiet_batch
 
-from psl_jax.experiments.start_model import started_variables
+from psl_jax.config import Settings
+from psl_jax.experiments.training_steps import start_variables
 from psl_jax.networks import mn as module
 from psl_jax.networks import mn_frontend as frontend
 from psl_jax.networks.architecture import Variables, num_parameters
@@ -256,14 +257,13 @@ def test_a_classifier_begins_with_the_rows_of_classes_of_equal_names():
     info = ModelInfo(("Dog", "Cat"), 0.1, 2.0, network="mn")
     start = Model(*info.create(), info)
     fresh = MN.create(2, 0.1, seed=1)[1]
-    found = started_variables(
-        fresh, start, classes=("Cat", "bell"), output="sigmoid", class_map="names"
-    )
+    by_names = Settings(init_class_map="names")
+    found = start_variables(fresh, start, ("Cat", "bell"), by_names)
     kernels = (one.params["classifier"]["kernel"] for one in (found, start.variables, fresh))
     kernel, of_start, of_fresh = map(np.asarray, kernels)
     np.testing.assert_array_equal(kernel, np.stack([of_start[:, 1], of_fresh[:, 1]], axis=1))
     assert found.params["hidden"] is start.variables.params["hidden"]
-    anew = started_variables(fresh, start, classes=("Cat", "bell"), output="sigmoid")
+    anew = start_variables(fresh, start, ("Cat", "bell"), Settings())
     np.testing.assert_array_equal(anew.params["classifier"]["kernel"], of_fresh)
 
 

@@ -14,7 +14,6 @@ from sklearn.metrics import average_precision_score
 
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data.clip_index import ClipIndex
-from psl_jax.experiments import suite_results
 from psl_jax.reporting import figures, result_figures, result_tables, suite_page
 from psl_jax.scoring import evaluation, relabeling
 
@@ -78,26 +77,6 @@ def test_figures_2_and_3_are_those_of_the_label_shards(labels, tmp_path):
     covered = rows_of(tmp_path / "figures" / "label_coverage.csv")
     assert [float(row[1]) for row in covered[1:]] == pytest.approx(100 * np.array(expected))
     assert f"{len(coverage):,} clips that have weak labels" in found["label_coverage"].note
-
-
-def test_label_qualities_of_seeds_are_pooled(labels, tmp_path):
-    soft, index, segmentation = labels
-    other = synthetic_data.write_soft_labels(
-        tmp_path / "other", index, segmentation,
-        synthetic_data.make_probabilities(index, segmentation, seed=7),
-    )  # fmt: skip
-    each = [relabeling.measure_label_quality(one, index, segmentation) for one in (soft, other)]
-    pooled = suite_results.pool_seeds([{"psl1s": one} for one in each])["psl1s"]["statistics"]
-    by_hand = [shares_by_hand(folder, index) for folder in (tmp_path, tmp_path / "other")]
-    counts, coverage = (np.concatenate(parts) for parts in zip(*by_hand, strict=True))
-    assert pooled["labels_per_clip"]["soft"] == pytest.approx(np.bincount(counts) / 2)
-    assert pooled["num_clips"] == 50
-    assert pooled["mean_labels"]["soft"] == pytest.approx(counts.mean())
-    assert pooled["coverage"]["mean"] == pytest.approx(coverage.mean())
-    assert sum(pooled["coverage"]["clips"]) == pooled["coverage"]["num_clips"] == len(coverage) / 2
-    assert suite_results._mean([[0.5, None], [0.7, None]]) == [pytest.approx(0.6), None]
-    _, covered = result_figures.label_quality({"psl1s": {"statistics": pooled}})
-    assert f"over the {len(coverage) // 2} clips that" in covered.note  # the same ones of each
 
 
 # --- A suite --------------------------------------------------------------------------------------

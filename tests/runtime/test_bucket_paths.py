@@ -188,6 +188,6 @@ def test_no_permission_is_told(seen, place, variable):
         seen(keys | {variable: f"http://127.0.0.1:{server.server_port}"})
         path = paths.path_of(place)
         for do in (path.exists, path.read_bytes, lambda: files.write_json(path, 1)):
-            with pytest.raises(UserError, match=rf"{place}: no permission\. "):
+            with pytest.raises(UserError, match=f"{place}: no permission, or no credentials"):
                 do()
         server.shutdown()

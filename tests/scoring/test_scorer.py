@@ -3,7 +3,6 @@ from unittest import mock
 
 import pytest
 
-from psl_jax.experiments import sanity_notes
 from psl_jax.runtime import parallel
 from psl_jax.scoring.scorer import Scorer
 
@@ -25,10 +24,3 @@ def test_a_batch_fits_the_devices(platform, devices, batch_size, seconds, expect
     scorer = types.SimpleNamespace(mesh=types.SimpleNamespace(size=devices))
     with mock.patch.object(parallel, "platform_of", return_value=platform):
         assert Scorer.fitting(scorer, batch_size, seconds) == expected
-
-
-def test_a_tpu_that_is_given_little_at_a_time_is_told_of():
-    assert sanity_notes.of_devices("tpu", 1024, num_devices=8) == []
-    assert sanity_notes.of_devices("cpu", 32, num_devices=1) == []
-    (note,) = sanity_notes.of_devices("tpu", 32, num_devices=8)
-    assert "32 is 4 a chip" in note and "train.batch_size=1024" in note

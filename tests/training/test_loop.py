@@ -17,7 +17,6 @@ from psl_jax.runtime import interrupts, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.training import loop, metric_log
 from psl_jax.training.checkpoints import TrainingCheckpoints
-from psl_jax.training.loop import Stepper
 from psl_jax.training.settings import TrainSettings
 from psl_jax.training.step import (
     TrainState,
@@ -87,8 +86,9 @@ class Loop:
         state = TrainState(jnp.int32(0), Variables({"w": jnp.zeros(1)}, {}), ())
         with TrainingCheckpoints(self.folder / "checkpoints") as kept:
             loop.train(
-                Stepper(noting, self.feed, parallel.data_mesh()),
                 state,
+                program=noting,
+                feed=self.feed,
                 mesh=parallel.data_mesh(),
                 settings=settings,
                 validate=validate,

@@ -8,10 +8,9 @@ import small_experiments
 from small_experiments import CLASSES, save_model, settings
 
 from psl_jax import UserError
-from psl_jax.experiments import start_model, suite
+from psl_jax.experiments import suite, training_steps
 from psl_jax.experiments.experiment import Experiment
 from psl_jax.experiments.run_folder import OtherRunError
-from psl_jax.experiments.start_model import StartModel
 from psl_jax.networks.architecture import Variables
 from psl_jax.networks.frontend import LogMel, to_float
 from psl_jax.networks.layers import Context
@@ -53,7 +52,7 @@ def test_the_start_is_read_once_and_keeps_a_classifier_of_the_same_classes(
     data, tmp_path, monkeypatch
 ):
     start, reads = save_model(tmp_path / "start", CLASSES), []
-    monkeypatch.setattr(start_model, "load_model", lambda p: reads.append(p) or load_model(p))
+    monkeypatch.setattr(training_steps, "load_model", lambda p: reads.append(p) or load_model(p))
     run = Experiment(settings(data, init_from=str(start)), tmp_path / "run", data_dir=str(data))
     run.check()
     ours, theirs = leaves(run._network[1]), leaves(load_model(start).variables)
@@ -101,7 +100,7 @@ def test_from_scratch_is_the_same_network(data, tmp_path):
         "finetuned": settings(data, init_from=str(start)),
         "scratch": settings(data, model={"width": 1.0}),
     }
-    starts = {str(start): StartModel(str(start))}
+    starts = {str(start): load_model(start)}
     found = suite.with_networks_of_starts(asked, starts, init_from=str(start))
     assert found["scratch"].model.width == 0.1 and found["scratch"].frontend.top_db == 80.0
     alone = suite.with_networks_of_starts(
