@@ -95,7 +95,7 @@ def _describe_copies(train: ClipIndex, other: ClipIndex, shared: np.ndarray) -> 
 
 
 def of_labels(quality: Mapping[str, Any]) -> list[str]:
-    """Notes on soft labels, from their statistics (see metrics.LabelCounter)."""
+    """Notes on soft labels, from their statistics (see metrics.summarize_labels)."""
     statistics = quality["statistics"]
     empty = statistics["share_without_labels"]["soft"]
     soft, weak = (statistics["mean_labels"][kind] for kind in ("soft", "weak"))

@@ -234,17 +234,14 @@ def _check_teachers(experiments: Mapping[str, Settings]) -> None:
             continue
         if labels_dir and digest_without_teacher(labels_dir, False):
             continue
-        if (missing_place := open_teacher.find_missing(teacher)) is None:
-            continue
-        if open_teacher.parse_name(teacher).kind != "run":
-            raise UserError(f"the teacher of {name!r} is {teacher!r}: there is no {missing_place}")
-        near = difflib.get_close_matches(teacher, experiments, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise UserError(
-            f"the teacher of {name!r} is {teacher!r}: there is neither such an experiment "
-            f"({', '.join(experiments)}) nor such a run folder.{hint} Train it with --config "
-            "teacher, or name another by --config.teacher (docs/TEACHERS.md)"
-        )
+        if (missing_place := open_teacher.find_missing(teacher)) is not None:
+            near = difflib.get_close_matches(teacher, experiments, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise UserError(
+                f"the teacher of {name!r} is {teacher!r}: there is no {missing_place}, and it is "
+                f"none of the experiments {', '.join(experiments)}.{hint} Train it with --config "
+                "teacher, or name another by --config.teacher (docs/TEACHERS.md)"
+            )
 
 
 def describe_plan(runs: list[Experiment]) -> list[str]:

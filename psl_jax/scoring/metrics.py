@@ -176,51 +176,51 @@ def summarize(truth: np.ndarray, scores: np.ndarray, ids: Sequence[Any]) -> dict
 # --- Quality of labels ----------------------------------------------------------------------
 
 
-class LabelCounter:
-    """Label statistics of a set that comes in parts (paper, Section 4.3, Figures 2 and 3).
+LABEL_THRESHOLD = 0.5  # above which a segment's soft label counts as one
+COVERAGE_BINS = ("0", "(0, ¼]", "(¼, ½]", "(½, ¾]", "(¾, 1)", "1")
 
-    A clip has a soft label of a class if any of its segments exceeds `threshold`. The coverage of
-    a clip is the share of its weak labels that it also has as soft ones.
+
+def count_labels(soft: np.ndarray, counts: np.ndarray, weak: np.ndarray) -> np.ndarray:
+    """Soft labels, weak ones, and both, of each clip: int64 [3, n].
+
+    A clip has a soft label of a class if any of its segments has it.
+
+    soft [n, segments, classes], counts [n] valid segments, weak [n, classes].
     """
+    valid = np.arange(soft.shape[1]) < np.asarray(counts)[:, None]
+    has_soft = ((soft > LABEL_THRESHOLD) & valid[..., None]).any(axis=1)
+    has_weak = np.asarray(weak) > 0
+    labels = (has_soft, has_weak, has_soft & has_weak)
+    return np.stack([has_label.sum(axis=1) for has_label in labels])
 
-    COVERAGE_BINS = ("0", "(0, ¼]", "(¼, ½]", "(½, ¾]", "(¾, 1)", "1")
 
-    def __init__(self, threshold: float = 0.5) -> None:
-        self._threshold = threshold
-        self._counts = [np.zeros((3, 0), np.int64)]  # soft labels, weak ones, and both, of clips
+def summarize_labels(label_counts: np.ndarray) -> dict[str, Any]:
+    """Label statistics of clips (paper, Section 4.3, Figures 2 and 3), as JSON.
 
-    def add(self, soft: np.ndarray, counts: np.ndarray, weak: np.ndarray) -> None:
-        """soft [n, segments, classes], counts [n] valid segments, weak [n, classes]."""
-        valid = np.arange(soft.shape[1]) < np.asarray(counts)[:, None]
-        has_soft = ((soft > self._threshold) & valid[..., None]).any(axis=1)
-        has_weak = np.asarray(weak) > 0
-        labels = (has_soft, has_weak, has_soft & has_weak)
-        self._counts.append(np.stack([has_label.sum(axis=1) for has_label in labels]))
+    `labels_per_clip`: clips with 0, 1, 2, … labels; shares are in 0 to 1. The coverage of a clip
+    with weak labels is the share of these that it also has as soft ones.
 
-    def result(self) -> dict[str, Any]:
-        """`labels_per_clip`: clips with 0, 1, 2, … labels; shares and coverage are in 0 to 1.
-
-        Coverage is over the clips that have weak labels. UserError if nothing was added.
-        """
-        soft, weak, both = np.concatenate(self._counts, axis=1)
-        if not len(soft):
-            raise UserError("There are no clips to take label statistics of.")
-        labels = {"soft": soft, "weak": weak}
-        coverage = both[weak > 0] / weak[weak > 0]
-        bins = np.ceil(coverage * 4) + (coverage == 1)
-        return {
-            "threshold": self._threshold,
-            "num_clips": len(soft),
-            "labels_per_clip": {name: np.bincount(n).tolist() for name, n in labels.items()},
-            "mean_labels": {name: float(n.mean()) for name, n in labels.items()},
-            "share_without_labels": {name: float(np.mean(n == 0)) for name, n in labels.items()},
-            "coverage": {
-                "num_clips": len(coverage),
-                "mean": float(coverage.mean()) if len(coverage) else None,
-                "bins": list(self.COVERAGE_BINS),
-                "clips": np.bincount(bins.astype(int), minlength=6).tolist(),
-            },
-        }
+    label_counts: [3, clips] of `count_labels`. UserError without clips.
+    """
+    soft, weak, both = label_counts
+    if not len(soft):
+        raise UserError("There are no clips to take label statistics of.")
+    labels = {"soft": soft, "weak": weak}
+    coverage = both[weak > 0] / weak[weak > 0]
+    bins = np.ceil(coverage * 4) + (coverage == 1)
+    return {
+        "threshold": LABEL_THRESHOLD,
+        "num_clips": len(soft),
+        "labels_per_clip": {name: np.bincount(n).tolist() for name, n in labels.items()},
+        "mean_labels": {name: float(n.mean()) for name, n in labels.items()},
+        "share_without_labels": {name: float(np.mean(n == 0)) for name, n in labels.items()},
+        "coverage": {
+            "num_clips": len(coverage),
+            "mean": float(coverage.mean()) if len(coverage) else None,
+            "bins": list(COVERAGE_BINS),
+            "clips": np.bincount(bins.astype(int), minlength=6).tolist(),
+        },
+    }
 
 
 def _check_arrays(

@@ -93,14 +93,14 @@ def measure_label_quality(
     where the data has true events, the segment mAP of the soft and of the propagated weak labels,
     and their average precision of each class.
     """
-    counter = metrics.LabelCounter()
+    label_counts = [np.zeros((3, 0), np.int64)]
     annotated: list[tuple[np.ndarray, ...]] = []  # truth, soft and weak labels of segments
     num_segments = 0
     for shard in range(len(index.shard_sizes)):  # of a large split no more fits into memory
         clips = _clips_in_shard(index, shard)
         _, soft, counts = labels.read_shard(shard)
         weak = index.weak_labels(clips)
-        counter.add(soft, counts, weak)
+        label_counts.append(metrics.count_labels(soft, counts, weak))
         num_segments += int(counts.sum())
         rows = index.annotated[clips]
         if rows.any():
@@ -110,7 +110,8 @@ def measure_label_quality(
             propagated = np.repeat(weak[rows] > 0, counts[rows], axis=0)
             is_segment = np.arange(truth.shape[1]) < counts[rows, None]
             annotated.append((truth[is_segment], soft[rows][inside], propagated))
-    result = {"num_segments": num_segments, "statistics": counter.result()}
+    statistics = metrics.summarize_labels(np.concatenate(label_counts, axis=1))
+    result = {"num_segments": num_segments, "statistics": statistics}
     if annotated:
         truth, soft, weak = map(np.concatenate, zip(*annotated, strict=True))
         by_class = {

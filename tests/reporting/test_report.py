@@ -57,8 +57,7 @@ def label_quality(seed=0):
     truth = rng.random((60, 5, 4)) < 0.3
     soft = (0.6 * truth + 0.4 * rng.random(truth.shape)).astype(np.float16)
     weak = truth.any(axis=1)
-    counter = metrics.LabelCounter()
-    counter.add(soft, np.full(60, 5), weak)
+    label_counts = metrics.count_labels(soft, np.full(60, 5), weak)
     flat = truth.reshape(-1, truth.shape[-1])
     scores = {"soft": soft.reshape(flat.shape), "weak": np.repeat(weak, 5, axis=0)}
     return {
@@ -67,7 +66,7 @@ def label_quality(seed=0):
         "segment_mAP": {
             name: metrics.mean_average_precision(flat, labels) for name, labels in scores.items()
         },
-        "statistics": counter.result(),
+        "statistics": metrics.summarize_labels(label_counts),
     }
 
 

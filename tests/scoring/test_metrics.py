@@ -196,9 +196,7 @@ def test_label_statistics():
     soft[3, 0, 4] = soft[3, 1, 4] = 0.7  # one label, twice
     weak = np.zeros((4, 5), np.float32)
     weak[0, [0, 2]] = weak[1, 2] = weak[3, 4] = 1
-    counter = metrics.LabelCounter()
-    counter.add(soft, np.array([3, 3, 1, 2]), weak)
-    result = counter.result()
+    result = metrics.summarize_labels(metrics.count_labels(soft, np.array([3, 3, 1, 2]), weak))
     assert result["labels_per_clip"] == {"soft": [2, 1, 1], "weak": [1, 2, 1]}
     assert result["share_without_labels"] == {"soft": 0.5, "weak": 0.25}
     assert result["mean_labels"] == {"soft": 0.75, "weak": 1.0}
@@ -206,19 +204,5 @@ def test_label_statistics():
     assert result["coverage"]["clips"] == [1, 0, 1, 0, 0, 1]  # 0, one half, 1
     assert result["coverage"]["num_clips"] == 3
     assert result["coverage"]["mean"] == pytest.approx(0.5)
-
-
-def test_label_statistics_in_parts_are_those_of_the_whole():
-    rng = np.random.default_rng(0)
-    soft, weak = rng.random((3000, 2, 6)) ** 2, rng.random((3000, 6)) < 0.3
-    counts = rng.integers(1, 3, 3000)
-    counter = metrics.LabelCounter(0.4)
-    for part in (slice(0, 10), slice(10, 10), slice(10, 3000)):
-        counter.add(soft[part], counts[part], weak[part])
-    at_once = metrics.LabelCounter(0.4)
-    at_once.add(soft, counts, weak)
-    whole = at_once.result()
-    assert counter.result() == whole
-    assert sum(whole["coverage"]["clips"]) == whole["coverage"]["num_clips"]
     with pytest.raises(UserError, match="no clips"):
-        metrics.LabelCounter().result()
+        metrics.summarize_labels(np.zeros((3, 0), int))
