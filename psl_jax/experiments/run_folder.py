@@ -125,9 +125,7 @@ class RunFolder:
         if differing:
             raise OtherRunError(
                 f"{self.path} was made with other data: split {split!r} had {before['clips']} "
-                f"clips (SHA-256 of their ids {before['ids_sha256'][:12]}…), and has "
-                f"{now['clips']} ({now['ids_sha256'][:12]}…) now; what differs: "
-                f"{', '.join(_WORDS[name] for name in differing)}. {_AFRESH}"
+                f"clips and has {now['clips']} now; what differs: {', '.join(differing)}. {_AFRESH}"
             )
         self._bound[split] = before | now
 
@@ -201,12 +199,3 @@ class RunFolder:
             else:
                 path.unlink(missing_ok=True)
         (self.path / run_files.DELETING).unlink()
-
-
-_WORDS = {
-    "clips": "how many there are",
-    "ids_sha256": "their ids",
-    "classes_digest": "the classes",
-    "labels_sha256": "labels or lengths",
-    "audio_sha256": "the audio",
-}

@@ -13,7 +13,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from fnmatch import fnmatchcase
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 from upath.implementations.cloud import CloudPath
 
@@ -25,35 +25,13 @@ os.environ.setdefault("GCS_STAT_CACHE_MAX_AGE", "0")
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 
-class _Store(NamedTuple):
-    """Google's or Amazon's buckets."""
-
-    name: str
-    package: str  # of the file system
-    extra: str  # that installs it
-    options: dict[str, Any]  # of the file system
-    remedy: str  # for who may not read or write
-
-
-_STORES = {
-    "gs": _Store(
-        "Google Cloud Storage",
-        "gcsfs",
-        "gcs",
-        {"finalize_on_close": True},
-        "log in with `gcloud auth application-default login`, or set "
-        "GOOGLE_APPLICATION_CREDENTIALS; give the account the role roles/storage.objectUser on the "
-        "bucket; or make it (gcloud storage buckets create)",
-    ),
-    "s3": _Store(
-        "S3",
-        "s3fs",
-        "s3",
-        {"config_kwargs": {"retries": {"mode": "standard", "max_attempts": 6}}},
-        "log in with `aws configure`, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; give the "
-        "account s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket on the bucket; or "
-        "make it (aws s3 mb)",
-    ),
+_PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
+_EXTRAS = {"gs": "gcs", "s3": "s3"}
+_STORES = {"gs": "Google Cloud Storage", "s3": "S3"}
+_LOGINS = {"gs": "gcloud auth application-default login", "s3": "aws configure"}
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "gs": {"finalize_on_close": True},
+    "s3": {"config_kwargs": {"retries": {"mode": "standard", "max_attempts": 6}}},
 }
 _LIBRARIES = ("gcsfs", "aiohttp", "google.auth", "botocore", "aiobotocore")
 _WRITES = ("pipe_file", "put_file", "put")
@@ -197,13 +175,13 @@ def file_system(protocol: str) -> Any:
     """The file system of a store. It remembers no listings: other processes write, too."""
     import fsspec
 
-    store = _STORES[protocol]
     try:
-        __import__(store.package)
+        __import__(_PACKAGES[protocol])
     except ImportError as error:
-        raise MissingPackageError(f"{protocol}://", f"{error.name}", store.extra) from error
+        extra = _EXTRAS[protocol]
+        raise MissingPackageError(f"{protocol}://", f"{error.name}", extra) from error
     logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it logs tracebacks of what we explain
-    options = {"use_listings_cache": False} | store.options
+    options = {"use_listings_cache": False} | _OPTIONS[protocol]
     return _Explained(protocol, fsspec.filesystem(protocol, **options))
 
 
@@ -238,8 +216,8 @@ def _explained_errors(place: str, *, is_written: bool = False) -> Iterator[None]
             raise FileNotFoundError(errno.ENOENT, "no such object", place) from error
         protocol, _, bucket, *_ = place.split("/")
         raise UserError(
-            f"{place}: there is no bucket {protocol}//{bucket}, or it is not ours to see. Correct "
-            f"the name; {_STORES[protocol[:-1]].remedy}"
+            f"{place}: there is no bucket {protocol}//{bucket}, or it is not ours to see. Make it, "
+            "or correct the name (docs/BUCKETS.md)"
         ) from error
     except Exception as error:
         if not isinstance(error, OSError) and not _is_of_a_store(error):
@@ -263,8 +241,8 @@ def _is_of_a_store(error: Exception) -> bool:
 def _explain(place: str, error: Exception) -> UserError:
     """What an error of a store's library means, and what to do."""
     module, name = type(error).__module__, type(error).__name__
-    store = _STORES["s3" if place.startswith("s3:") or "botocore" in module else "gs"]
-    text = f"{' '.join(str(error).split()):.200}"
+    protocol = "s3" if place.startswith("s3:") or "botocore" in module else "gs"
+    store, text = _STORES[protocol], f"{' '.join(str(error).split()):.200}"
     if (
         isinstance(error, PermissionError)
         or getattr(error, "code", None) in (401, 403)
@@ -272,9 +250,10 @@ def _explain(place: str, error: Exception) -> UserError:
         or any(word in name + text for word in ("Credentials", "Forbidden", "not have storage."))
     ):
         return UserError(
-            f"{place}: no permission, or no credentials for {store.name} ({text}). Correct the "
-            f"name; {store.remedy}"
+            f"{place}: no permission, or no credentials for {store} ({text}). Log in "
+            f"({_LOGINS[protocol]}), let the account read and write objects of the bucket, or "
+            "correct the name (docs/BUCKETS.md)"
         )
     return UnreachableError(
-        f"{place}: {store.name} cannot be reached ({name}: {text}). Is there a network?"
+        f"{place}: {store} cannot be reached ({name}: {text}). Is there a network?"
     )

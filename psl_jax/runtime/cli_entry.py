@@ -16,10 +16,7 @@ from psl_jax.runtime.errors import UnreachableError, UserError
 DATA_HELP = (  # what the argument DATA of commands is
     "folder of a prepared data set, or the --data_dir of psl-jax prepare where it holds only one"
 )
-_BUCKET = re.compile(
-    r"(?:(?P<option>--?[\w.\-]+)=)?(?P<place>(?:gs|gcs|s3|s3a|abfs|abfss|az|hdfs|oci)://.*)",
-    re.DOTALL,
-)
+_BUCKET = re.compile(r"(?:--?[\w.\-]+=)?((?:gs|gcs|s3|s3a|abfs|abfss|az|hdfs|oci)://.*)", re.DOTALL)
 
 
 def run(
@@ -116,28 +113,20 @@ def with_home(argument: str) -> str:
 
 def check_places(arguments: Sequence[str], takes_buckets: bool) -> None:
     """Raises UserError where an argument is a place in a bucket that cannot be used."""
-    option, checked = "", []
-    for argument in arguments:
-        match = _BUCKET.fullmatch(argument)
-        if match:
-            name, place = match["option"] or option or "an argument", match["place"]
-            if not paths.is_remote(place):
-                continue
-            if not takes_buckets:
-                raise UserError(
-                    f"{name} is {place}: this command reads and writes no buckets. Copy what it "
-                    "needs (gcloud storage cp -r, aws s3 cp --recursive), or mount the bucket "
-                    "(docs/BUCKETS.md)"
-                )
-            from psl_jax.runtime import buckets
+    matches = filter(None, map(_BUCKET.fullmatch, arguments))
+    by_bucket = {match[1].split("/")[2]: match[1] for match in matches if paths.is_remote(match[1])}
+    for place in by_bucket.values():
+        if not takes_buckets:
+            raise UserError(
+                f"{place}: this command reads and writes no buckets. Copy what it needs (gcloud "
+                "storage cp -r, aws s3 cp --recursive), or mount the bucket (docs/BUCKETS.md)"
+            )
+        from psl_jax.runtime import buckets
 
-            if (bucket := place.split("/")[:3]) not in checked:
-                try:
-                    buckets.check(place)
-                except UnreachableError as error:  # from the start, so perhaps for ever
-                    raise UserError(str(error)) from error
-                checked.append(bucket)
-        option = argument if argument.startswith("-") else ""
+        try:
+            buckets.check(place)
+        except UnreachableError as error:  # from the start, so perhaps for ever
+            raise UserError(str(error)) from error
 
 
 class _Parser(argparse.ArgumentParser):

@@ -43,7 +43,7 @@ class Logger(Protocol):
         """Ends the run there; `failed`: by an error, or before its end."""
 
 
-class TensorBoard:
+class TensorBoard(Logger):
     """Writes events into `folder/tb`."""
 
     def __init__(self, run: LoggedRun):
@@ -76,7 +76,7 @@ class TensorBoard:
         self._events.close()
 
 
-class Wandb:
+class Wandb(Logger):
     """A run of wandb; WANDB_MODE=offline keeps it in `folder/wandb`, for `wandb sync`."""
 
     def __init__(self, run: LoggedRun):
@@ -95,8 +95,6 @@ class Wandb:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         # It ignores steps that come again after a kill; they have the same values.
         self._run.log(dict(values), step=step)
-
-    def flush(self) -> None: ...
 
     def close(self, *, failed: bool) -> None:
         self._run.finish(exit_code=int(failed))
@@ -120,7 +118,7 @@ class Trackio(Wandb):
         self._run.finish()
 
 
-class Mlflow:
+class Mlflow(Logger):
     """A run of mlflow, at MLFLOW_TRACKING_URI in MLFLOW_EXPERIMENT_NAME."""
 
     def __init__(self, run: LoggedRun):
@@ -148,8 +146,6 @@ class Mlflow:
         metrics = [Metric(name, value, now, step) for name, value in values.items()]
         self._client.log_batch(self._id, metrics=metrics)
 
-    def flush(self) -> None: ...
-
     def close(self, *, failed: bool) -> None:
         self._client.set_terminated(self._id, "FAILED" if failed else "FINISHED")
 
@@ -163,19 +159,15 @@ LOGGERS: dict[str, Callable[[LoggedRun], Logger]] = {
 
 
 def parse_loggers(names: str) -> list[str]:
-    """Parses the setting `train.loggers`. Raises UserError for a name that is unknown."""
-    parsed = [name.strip() for name in names.split(",") if name.strip()]
-    if unknown := [name for name in parsed if name not in LOGGERS]:
-        raise UserError(
-            f"config.train.loggers is {names!r}: {unknown[0]!r} is none of {', '.join(LOGGERS)}"
-        )
-    return parsed
+    """Parses the setting `train.loggers`."""
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def check_loggers(names: str) -> None:
     """Raises UserError for a name that is unknown, or whose package is not installed."""
     for name in parse_loggers(names):
+        where = f"config.train.loggers is {names!r}: {name!r}"
+        if name not in LOGGERS:
+            raise UserError(f"{where} is none of {', '.join(LOGGERS)}")
         if name != "tensorboard" and importlib.util.find_spec(name) is None:
-            raise UserError(
-                f"config.train.loggers is {names!r}: {name} is not installed; pip install {name}"
-            )
+            raise UserError(f"{where} is not installed; pip install {name}")

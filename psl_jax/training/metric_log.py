@@ -19,7 +19,6 @@ from psl_jax.runtime.run_files import CONFIG, LOG_ID
 from psl_jax.training.loggers import EVENTS, LOGGERS, LoggedRun, Logger, parse_loggers
 
 LOG_NAME = "train_log.jsonl"
-_SEND_SECONDS = 60.0
 
 # Names that the reports look for; any other name may be logged beside them.
 LOSS = "loss"
@@ -36,7 +35,7 @@ class MetricLog:
     an undisturbed run: everything of a step is to be logged *before* its checkpoint is saved.
 
     Nothing can be appended to an object: for a run folder in a bucket files are written on this
-    machine, and sent whole at `flush`, when closed, and with lines, but a minute apart.
+    machine, and sent whole at `flush` and when closed.
     """
 
     def __init__(
@@ -52,15 +51,17 @@ class MetricLog:
         active: False makes every call do nothing, for all processes but the first. loggers: names
         of LOGGERS, separated by commas.
         """
-        self._file = self._mirror = None
+        self._file = self._temporary = None
         self._loggers: dict[str, Logger] = {}
         if not active:
             return
         place = path_of(run_dir)
         old = _lines(place / LOG_NAME) if resume_step else []
         kept = [line for step, line in old if step <= (resume_step or 0)]
-        self._mirror = _Mirror(place) if is_remote(place) else None
-        folder = self._mirror.folder if self._mirror else place
+        self._place = folder = place
+        if is_remote(place):
+            self._temporary = tempfile.TemporaryDirectory(prefix="psl_jax-log-")
+            folder = pathlib.Path(self._temporary.name)
         with files.atomic_open(folder / LOG_NAME) as file:
             file.writelines(kept)
         self._file = (folder / LOG_NAME).open("a")
@@ -81,14 +82,12 @@ class MetricLog:
         self._file.flush()
         floats = {name: math.nan if n is None else n for name, n in numbers.items()}
         self._tell_loggers(lambda logger: logger.write(int(step), floats))
-        if self._mirror is not None and self._mirror.is_due:
-            self.flush()
 
     def flush(self) -> None:
         """What was logged is in the run folder when this returns."""
-        if self._mirror is not None:
+        if self._temporary is not None:
             self._tell_loggers(lambda logger: logger.flush())
-            self._mirror.send()
+            files.copy_tree(pathlib.Path(self._temporary.name), self._place)
 
     def close(self, *, failed: bool = False) -> None:
         """Closes it; a run that failed is marked so by the loggers."""
@@ -96,9 +95,10 @@ class MetricLog:
             self._file.close()
         self._tell_loggers(lambda logger: logger.close(failed=failed))
         self._file, self._loggers = None, {}
-        if self._mirror is not None:
-            self._mirror.close()
-            self._mirror = None
+        if self._temporary is not None:
+            self.flush()
+            self._temporary.cleanup()
+            self._temporary = None
 
     def __enter__(self) -> "MetricLog":
         return self
@@ -168,30 +168,3 @@ def _lines(path: pathlib.Path) -> list[tuple[int, str]]:
 def _scalar(value: Any) -> float | int | None:
     value = value.item() if hasattr(value, "item") else value
     return value if isinstance(value, int) or math.isfinite(value) else None
-
-
-class _Mirror:
-    """A folder of this machine whose files are sent to a run folder in a bucket."""
-
-    def __init__(self, target: pathlib.Path):
-        self._target = target
-        self._temporary = tempfile.TemporaryDirectory(prefix="psl_jax-log-")
-        self.folder = pathlib.Path(self._temporary.name)
-        self._sent: dict[pathlib.Path, int] = {}  # bytes
-        self._since = time.monotonic()
-
-    @property
-    def is_due(self) -> bool:
-        return time.monotonic() - self._since >= _SEND_SECONDS
-
-    def send(self) -> None:
-        """Sends what has grown, file by file."""
-        for path in sorted(self.folder.rglob("*")):
-            if path.is_file() and self._sent.get(path) != (size := path.stat().st_size):
-                files.copy(path, self._target / path.relative_to(self.folder))
-                self._sent[path] = size
-        self._since = time.monotonic()
-
-    def close(self) -> None:
-        self.send()
-        self._temporary.cleanup()

@@ -140,9 +140,9 @@ def test_a_user_may_have_no_home(monkeypatch, cache):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--model=gs://b/run"], "--model is gs://b/run: this command reads"),
-        (["--out", "gs://b"], "--out is gs://b: this command reads"),
-        (["a.wav", "gs://b/b.wav"], "an argument is gs://b/b.wav: this command reads"),
+        (["--model=gs://b/run"], "gs://b/run: this command reads"),
+        (["--out", "gs://b"], "gs://b: this command reads"),
+        (["a.wav", "gs://b/b.wav"], "gs://b/b.wav: this command reads"),
         (["--config.data.data_dir=az://b/x"], "az://b/x: expected gs:// or s3://"),
     ],
 )
@@ -166,7 +166,7 @@ def test_commands_that_take_no_buckets_say_so(tmp_path):
         text=True,
     )
     _, err = process.communicate(timeout=300)
-    assert process.returncode == 2 and "--csv is gs://b/x.csv: this command" in err
+    assert process.returncode == 2 and "gs://b/x.csv: this command" in err
     assert list(tmp_path.iterdir()) == []
 
 
