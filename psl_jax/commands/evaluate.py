@@ -6,9 +6,9 @@
     psl-jax evaluate runs/psl2s DATA --events --scores=birdnet.csv
 
 A clip's score is the mean of the scores of its segments. The command writes metrics.json,
-per_class.csv and scores.npz (ids, classes, scores, targets). The same command continues an
-evaluation that was stopped, and several processes can share one (--distributed). The data may have
-fewer classes than the model, in another order: classes are matched by name.
+per_class.csv and scores.npz (ids, classes, scores, targets). Several processes can share an
+evaluation (--distributed). The data may have fewer classes than the model, in another order:
+classes are matched by name.
 
 With --events the tags with times are evaluated, too: PSDS, and F1 of segments and of events, with
 the model's thresholds. --scores compares another tagger's table with the model, on the same clips.
@@ -16,7 +16,6 @@ Both write report.html.
 """
 
 import argparse
-import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,7 +30,7 @@ from psl_jax.runtime import cli_entry, files, parallel, run_files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
 from psl_jax.scoring import evaluation, event_metrics, tagger_tables
-from psl_jax.scoring.evaluation import AnySegmentation, StoredScores, score_missing
+from psl_jax.scoring.evaluation import AnySegmentation
 from psl_jax.scoring.tagger_tables import TaggerTables
 from psl_jax.tagging import event_evaluation, tagging_cli
 from psl_jax.teachers import scoring_cli
@@ -103,27 +102,22 @@ def main(arguments: argparse.Namespace) -> None:
         "segment_seconds": seconds,
         "dtype": arguments.dtype,
     }
-    scorer_description: dict[str, Any] = {"teachers": [teacher.entry]}
-    if teacher.model:
-        front_end = dataclasses.asdict(teacher.model.info.logmel)
-        # Earlier versions had a choice, and evaluations of theirs go on.
-        scorer_description = {"front_end": front_end | {"fft": "auto", "transform": "auto"}}
-    stored = StoredScores(out, source.index, made_with | scorer_description)
-    has_scores = stored.begun and (out / evaluation.METRICS).exists()
+    if (out / evaluation.METRICS).exists():
+        before = files.read_json(out / evaluation.METRICS)
+        differing = [name for name, value in made_with.items() if before.get(name) != value]
+        if differing:
+            raise UserError(
+                f"{out} holds results of another {' and '.join(differing)}. Give another --out"
+            )
 
     def write_and_print() -> None:
-        metrics = files.read_json(out / evaluation.METRICS) if has_scores else {}
-        if not has_scores or not event_settings.items() <= metrics.items():
-            kept = evaluation.read_scores(out) if has_scores else None
-            scores = stored.read() if kept is None else kept["scores"]
-            events = None
-            if arguments.events:
-                events = event_evaluation.evaluate_model(
-                    _get_model(teacher), source, event_settings["median_filter"], show_bar=True
-                )
-            more = made_with | event_settings
-            evaluation.write_results(out, source.index, scores, more, events)
-            stored.forget()
+        events = None
+        if arguments.events:
+            events = event_evaluation.evaluate_model(
+                _get_model(teacher), source, event_settings["median_filter"], show_bar=True
+            )
+        more = made_with | event_settings
+        evaluation.write_results(out, source.index, scores, more, events)
         print("\n".join(_describe_metrics(out)))
         if arguments.events or arguments.scores:
             print(f"report: {run_page.write_run_report(out)}")
@@ -131,8 +125,9 @@ def main(arguments: argparse.Namespace) -> None:
             _compare(out, teacher.name, index, tables, with_events=arguments.events)
 
     with run_files.claim_folder(out, "--out"):
-        if not has_scores:
-            score_missing(scorer, source, segmentation, stored, arguments.batch_size, "evaluate")
+        scores = evaluation.score_clips(
+            scorer, source, segmentation, arguments.batch_size, "evaluate"
+        )
         parallel.run_in_first_process("metrics", write_and_print)
 
 

@@ -7,7 +7,7 @@
 The classifier is a logistic regression for each class of the data. Its inputs are the logits of all
 classes of the tagger; its targets are the weak labels of the split's clips. It needs no class map.
 Five-fold cross-validation selects the penalty. The result is a teacher (docs/TEACHERS.md), which
-needs the tagger's own file wherever it is used. The same command continues a fit that was stopped.
+needs the tagger's own file wherever it is used.
 """
 
 import argparse
@@ -19,8 +19,8 @@ from psl_jax.data.clip_index import ClipIndex
 from psl_jax.networks.class_lists import list_first
 from psl_jax.runtime import cli_entry, disk_errors, parallel
 from psl_jax.runtime.errors import UserError
-from psl_jax.runtime.paths import path_of, remove_tree
-from psl_jax.scoring.evaluation import StoredScores, score_missing
+from psl_jax.runtime.paths import path_of
+from psl_jax.scoring import evaluation
 from psl_jax.teachers import fitted_teacher, logistic_regression, scoring_cli
 from psl_jax.teachers.logistic_regression import FitResult
 
@@ -43,12 +43,6 @@ def main(arguments: argparse.Namespace) -> None:
     """Scores, fits and writes."""
     task, tagger = scoring_cli.open_raw_task(arguments)
     index, scorer = task.source.index, task.make_scorer()
-    made_with = {
-        "teachers": [tagger["digest"]],
-        "split": arguments.split,
-        "segment_seconds": task.segmentation.seconds,
-        "dtype": arguments.dtype,
-    }
     num_features = len(task.teacher.classes)
     regressions = f"{index.num_classes} logistic regressions on {num_features} features"
     megabytes = 12 * len(index) * num_features / 1e6
@@ -66,12 +60,17 @@ def main(arguments: argparse.Namespace) -> None:
         return
     if jax.process_index() == 0:
         disk_errors.check_writable(path_of(arguments.out).parent, "--out")
-    folder = path_of(f"{arguments.out}.scores")
-    stored = StoredScores(folder, index, made_with)
-    score_missing(scorer, task.source, task.segmentation, stored, arguments.batch_size, "score")
+    scores = evaluation.score_clips(
+        scorer,
+        task.source,
+        task.segmentation,
+        arguments.batch_size,
+        "score",
+        num_classes=num_features,
+    )
 
     def finish() -> None:
-        features = fitted_teacher.compute_features(stored.read())
+        features = fitted_teacher.compute_features(scores)
         fit_result = logistic_regression.fit(features, index.weak_labels())
         about = {
             "split": index.split,
@@ -89,7 +88,6 @@ def main(arguments: argparse.Namespace) -> None:
             segment_seconds=task.segmentation.seconds,
             fitted_to=about,
         )
-        remove_tree(folder, ignore_errors=True)
         print("\n".join(describe_result(fit_result, index, arguments.out)))
 
     parallel.run_in_first_process("fitted", finish)

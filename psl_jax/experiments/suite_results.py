@@ -146,42 +146,25 @@ def add_intervals(results: dict[str, Any], workdir: pathlib.Path) -> None:
     Only where the scores of all runs are there with their targets, and of the same clips.
     """
     num_folds = len(results.get("folds", [None]))
-    scores_of: dict[str, SeedScores] = {}
-    by_reference: dict[str, list[dict[str, Any]]] = {}
+    runs: dict[str, SeedScores | None] = {}
     for row in results["experiments"]:
-        name = row["name"]
-        by_reference.setdefault(result_tables.reference_of(results, name), []).append(row)
-        scores = [evaluation.read_scores(workdir / d) for d in row.get("run_dirs", [name])]
+        scores = [evaluation.read_scores(workdir / d) for d in row.get("run_dirs", [row["name"]])]
         complete = [arrays for arrays in scores if arrays is not None]
-        if len(complete) == len(scores):
-            num_seeds = len(scores) // num_folds
-            begins = range(0, len(scores), num_seeds)
-            scores_of[name] = [complete[begin : begin + num_seeds] for begin in begins]
-    for reference, rows in by_reference.items():
-        _add_intervals_over(reference, rows, scores_of=scores_of)
-
-
-def _add_intervals_over(
-    reference: str, rows: Sequence[dict[str, Any]], *, scores_of: Mapping[str, SeedScores]
-) -> None:
-    if (ours := scores_of.get(reference)) is None:
-        return
-    alike = {
-        name: scores_of[name]
-        for name in (reference, *(row["name"] for row in rows))
-        if name in scores_of and _are_of_same_clips(scores_of[name], ours)
-    }
-    folds = [
-        (
-            ours[fold][0]["targets"],
-            {name: [arrays["scores"] for arrays in runs[fold]] for name, runs in alike.items()},
+        num_seeds = len(scores) // num_folds
+        parts = [complete[k : k + num_seeds] for k in range(0, len(scores), num_seeds)]
+        runs[row["name"]] = parts if len(complete) == len(scores) else None
+    for row in results["experiments"]:
+        name, reference = row["name"], result_tables.reference_of(results, row["name"])
+        ours, theirs = runs[name], runs.get(reference)
+        if name == reference or not ours or not theirs or not _are_of_same_clips(ours, theirs):
+            continue
+        interval = bootstrap.compute_difference(
+            [
+                (of_fold[0]["targets"], *([a["scores"] for a in part] for part in (of_fold, other)))
+                for of_fold, other in zip(ours, theirs, strict=True)
+            ]
         )
-        for fold in range(len(ours))
-    ]
-    intervals = bootstrap.compute_differences(folds, reference)
-    for row in rows:
-        if (interval := intervals.get(row["name"])) is not None:
-            row["over_reference"] = {"low": interval.low, "high": interval.high}
+        row["over_reference"] = {"low": interval.low, "high": interval.high}
 
 
 def _are_of_same_clips(folds: SeedScores, others: SeedScores) -> bool:

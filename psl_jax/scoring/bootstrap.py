@@ -7,7 +7,7 @@ what other clips of the same kind would do to the difference, not what other see
 would.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,16 +27,13 @@ class Interval(NamedTuple):
     high: float
 
 
-def compute_differences(
-    folds: Sequence[tuple[np.ndarray, Mapping[str, Sequence[np.ndarray]]]],
-    reference: str,
-) -> dict[str, Interval]:
-    """The mAP of each of several experiments less that of the reference.
+def compute_difference(
+    folds: Sequence[tuple[np.ndarray, Sequence[np.ndarray], Sequence[np.ndarray]]],
+) -> Interval:
+    """The mAP of an experiment less that of its reference: a mean over folds and seeds.
 
-    It is a mean over the folds, and over the seeds of the training.
-
-    folds: (truth, scores) of each: truth multi-hot [clips, classes]; scores by name those of each
-    seed, of that shape; seed number k of one is paired with number k of the reference.
+    folds: (truth, scores, scores of the reference) of each: truth multi-hot [clips, classes]; those
+    of each seed, of that shape; seed number k is paired with number k of the reference.
 
     Clips and seeds are drawn together. A resample draws the clips of each fold by themselves, the
     same for all seeds, and then as many seeds as there are, with replacement, for all folds
@@ -45,26 +42,18 @@ def compute_differences(
     factor too little. The interval says what other clips of the same kind and other seeds would do;
     of two or three seeds it knows as little as these do.
     """
-    size = sum(truth.size for truth, _ in folds)
-    names = folds[0][1].keys()
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    for number, (truth, scores) in enumerate(folds):
+    size = sum(truth.size for truth, *_ in folds)
+    maps: tuple[list[np.ndarray], list[np.ndarray]] = [], []  # of each fold [seeds, 1 + resamples]
+    for number, (truth, *pair) in enumerate(folds):
         counts = _draw_whole_and_resamples(truth, size, seed=1000 * number)
-        for name in names:
-            maps = [compute_resampled_maps(truth, values, counts) for values in scores[name]]
-            parts[name].append(np.stack(maps))  # [seeds, 1 + resamples]
-    if len({part.shape for each in parts.values() for part in each}) > 1:
-        raise UserError("the experiments have scores of another number of seeds than each other")
-    means = {name: np.mean(each, axis=0) for name, each in parts.items()}
-    intervals = {}
-    for name in means:
-        if name == reference:
-            continue
-        of_seeds = means[name] - means[reference]
-        difference = of_seeds[:, 0].mean()
-        low, high = _find_interval(difference, _resample_seeds(of_seeds[:, 1:]))
-        intervals[name] = Interval(float(difference), low, high)
-    return intervals
+        for of_folds, scores in zip(maps, pair, strict=True):
+            of_seeds = [compute_resampled_maps(truth, values, counts) for values in scores]
+            of_folds.append(np.stack(of_seeds))
+    ours, theirs = (np.mean(of_folds, axis=0) for of_folds in maps)
+    differences = ours - theirs
+    difference = differences[:, 0].mean()
+    low, high = _find_interval(difference, _resample_seeds(differences[:, 1:]))
+    return Interval(float(difference), low, high)
 
 
 def _find_interval(value: float, resamples: np.ndarray) -> tuple[float, float]:
@@ -76,7 +65,7 @@ def _find_interval(value: float, resamples: np.ndarray) -> tuple[float, float]:
 
 
 def _resample_seeds(values: np.ndarray) -> np.ndarray:
-    """Means over drawn seeds: [seeds, resamples] -> [resamples]; see `compute_differences`."""
+    """Means over drawn seeds: [seeds, resamples] -> [resamples]; see `compute_difference`."""
     mean: np.ndarray = values.mean(axis=0)
     count = len(values)
     if count == 1:

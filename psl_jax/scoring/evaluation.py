@@ -1,9 +1,8 @@
-"""Clip scores, kept so that an evaluation that is killed goes on, and their metrics."""
+"""Clip scores and their metrics."""
 
 import itertools
 import os
-import pathlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -14,12 +13,10 @@ from psl_jax.data import batches
 from psl_jax.data.batches import process_clips
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.segment_loader import Batch
-from psl_jax.data.shard_arrays import ShardArrays
 from psl_jax.data.source import Source
 from psl_jax.data.whole_clips import WholeClips, whole_clip_batches
-from psl_jax.runtime import distributed, files, parallel, progress
-from psl_jax.runtime.errors import UserError
-from psl_jax.runtime.paths import path_of, remove_tree
+from psl_jax.runtime import files, parallel, progress
+from psl_jax.runtime.paths import path_of
 from psl_jax.scoring import metrics
 from psl_jax.scoring.event_metrics import EventResults
 from psl_jax.scoring.scorer import Scorer, SegmentScorer
@@ -27,8 +24,6 @@ from psl_jax.scoring.scorer import Scorer, SegmentScorer
 SCORES = "scores.npz"
 METRICS = "metrics.json"
 PER_CLASS = "per_class.csv"
-MANIFEST = "evaluation.json"
-_PARTS = "parts"  # folder of the shards
 
 AnySegmentation = Segmentation | WholeClips
 
@@ -87,159 +82,41 @@ def score_clips(
     segmentation: AnySegmentation,
     batch_size: int,
     description: str | None = None,
+    *,
+    num_classes: int | None = None,
 ) -> np.ndarray:
     """Scores of all clips: the mean over a clip's segments (paper, section 3.3).
 
-    See `score_batches`. Returns float32 [clips, classes], on every process.
+    See `score_batches`; num_classes: of the scorer, default those of the data. Returns float32
+    [clips, classes], on every process.
     """
-    counts = segmentation.count_segments(source.index.num_samples)
-    shares = process_clips(counts, jax.process_count())
-    clips = shares[jax.process_index()]
-    scored = score_batches(scorer, source, segmentation, batch_size, clips, description)
-    means = compute_clip_means(scored, source.index, segmentation, clips)
-    return parallel.gather_rows(means, [len(share) for share in shares])
+    return compute_clip_means(
+        source.index,
+        segmentation,
+        lambda clips: score_batches(scorer, source, segmentation, batch_size, clips, description),
+        num_classes=num_classes or source.index.num_classes,
+    )
 
 
 def compute_clip_means(
-    scored_batches: Iterable[tuple[Batch, np.ndarray]],
     index: ClipIndex,
     segmentation: AnySegmentation,
-    clips: np.ndarray,
+    score: Callable[[np.ndarray], Iterable[tuple[Batch, np.ndarray]]],
+    *,
+    num_classes: int,
 ) -> np.ndarray:
-    """Means over the segments of `clips`, consecutive numbers: float32 [clips, classes].
+    """Means over the segments of all clips: float32 [clips, classes], on every process.
 
-    scored_batches: (batch, probabilities [rows, classes]) of all of them.
+    score: yields (batch, probabilities [rows, classes]) of the segments of this process's clips.
     """
-    first = int(clips[0]) if len(clips) else 0
-    totals = np.zeros((len(clips), index.num_classes), np.float64)
-    for batch, probabilities in scored_batches:
-        np.add.at(totals, batch["clip"] - first, probabilities)
-    counts = segmentation.count_segments(index.num_samples[clips])
-    means: np.ndarray = (totals / counts[:, None]).astype(np.float32)
-    return means
-
-
-def collect_shards(
-    scored_batches: Iterable[tuple[Batch, np.ndarray]],
-    starts: np.ndarray,
-    row_of: Callable[[Batch], np.ndarray],
-    counts: np.ndarray | None = None,
-) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields (shard, its scores [rows, classes]) as soon as all of a shard are there.
-
-    Args:
-      starts: int64 [shards + 1], the first row of each shard, and the number of all rows.
-      row_of: the rows of a batch's segments, among those of all shards.
-      counts: [rows] segments of each row, which gets their mean: float32; None: one each, float16.
-    """
-    begun: dict[int, tuple[np.ndarray, int]] = {}  # few at a time: clips come nearly in order
-    for batch, probabilities in scored_batches:
-        rows = row_of(batch)
-        shard_of_row = np.searchsorted(starts, rows, "right") - 1
-        for shard in np.unique(shard_of_row).tolist():
-            begin, end = starts[shard : shard + 2].tolist()
-            if shard not in begun:
-                dtype = np.float16 if counts is None else np.float64
-                begun[shard] = np.zeros((end - begin, probabilities.shape[1]), dtype), 0
-            values, num_scores = begun.pop(shard)
-            inside = shard_of_row == shard
-            num_scores += int(inside.sum())
-            if counts is None:
-                values[rows[inside] - begin] = probabilities[inside]
-                expected = end - begin
-            else:
-                np.add.at(values, rows[inside] - begin, probabilities[inside])
-                expected = int(counts[begin:end].sum())
-            if num_scores < expected:
-                begun[shard] = values, num_scores
-            elif counts is None:
-                yield shard, values
-            else:
-                yield shard, (values / counts[begin:end, None]).astype(np.float32)
-
-
-def deal_shards(missing: Sequence[int]) -> list[int]:
-    """The shards among the `missing` that fall to this process; all processes come here.
-
-    Dealt out as the first process finds them before anybody writes: by their numbers, what a dead
-    process left would fall to few.
-    """
-    shards: Sequence[int] = distributed.exchange(missing)[0]
-    return list(shards[jax.process_index() :: jax.process_count()])
-
-
-# --- Scores of clips, kept shard by shard ---------------------------------------------------------
-
-
-class StoredScores:
-    """A folder with the scores of the shards of a split that are finished: `arrays`."""
-
-    def __init__(self, folder: pathlib.Path, index: ClipIndex, made_with: dict[str, Any]):
-        """made_with: what the scores depend on. Raises UserError where the folder has others."""
-        self.folder, self.index = folder, index
-        manifest = files.as_json(
-            made_with
-            | {
-                "ids_in_order": files.json_digest(index.ids.tolist()),
-                "shard_sizes": files.json_digest(index.shard_sizes.tolist()),
-                "labels_sha256": index.labels_sha256,
-                "audio_sha256": None if index.audio_digests is None else index.audio_sha256,
-            }
-        )
-        path = folder / MANIFEST
-        self.begun = path.exists()
-        others = [name for name in ("metrics.json", "config.json") if (folder / name).exists()]
-        if others and not self.begun:
-            raise UserError(f"{folder} holds {others[0]} of something else. Give another --out")
-        stored = files.read_json(path) if self.begun else manifest
-        differing = sorted(k for k in {*stored, *manifest} if stored.get(k) != manifest.get(k))
-        if differing:
-            lines = [f"  {k}: {stored.get(k)!r} there, {manifest.get(k)!r} now" for k in differing]
-            raise UserError(
-                f"{folder} holds another evaluation:\n" + "\n".join(lines) + "\nGive another --out"
-            )
-        self.manifest = manifest
-        # float32: in float16 many small scores would be equal, and ranks are what is measured.
-        sizes = index.shard_sizes.tolist()
-        self.arrays = ShardArrays(folder / _PARTS, "scores", sizes, None, np.float32)
-
-    def read(self) -> np.ndarray:
-        """float32 [clips, classes] of all shards, in order."""
-        shards = np.flatnonzero(self.index.shard_sizes).tolist()
-        nothing = np.zeros((0, self.index.num_classes), np.float32)
-        return np.concatenate([nothing, *map(self.arrays.read, shards)])
-
-    def forget(self) -> None:
-        """Deletes the parts, once all is written elsewhere."""
-        remove_tree(self.folder / _PARTS, ignore_errors=True)
-
-
-def score_missing(
-    scorer: SegmentScorer,
-    source: Source,
-    segmentation: AnySegmentation,
-    stored: StoredScores,
-    batch_size: int,
-    description: str,
-) -> None:
-    """Scores the clips of all shards that are missing: a clip's score is its segments' mean.
-
-    Shards are dealt out to the processes, which come back when all are done.
-    """
-    if jax.process_index() == 0:
-        stored.folder.mkdir(parents=True, exist_ok=True)
-        files.write_json(stored.folder / MANIFEST, stored.manifest)
-    index, shards = source.index, deal_shards(stored.arrays.missing)
-    ranges = [np.arange(*index.shard_offsets[shard : shard + 2]) for shard in shards]
-    clips = np.concatenate([np.zeros(0, np.int64), *ranges])
-    if len(clips):
-        counts = segmentation.count_segments(index.num_samples)
-        scored = score_batches(scorer, source, segmentation, batch_size, clips, description)
-        for shard, scores in collect_shards(
-            scored, index.shard_offsets, lambda batch: batch["clip"], counts
-        ):
-            stored.arrays.write(shard, scores)
-    parallel.wait_for_all("evaluation scored")
+    counts = segmentation.count_segments(index.num_samples)
+    shares = process_clips(counts, jax.process_count())
+    clips = shares[jax.process_index()]
+    totals = np.zeros((len(clips), num_classes), np.float64)
+    for batch, probabilities in score(clips):
+        np.add.at(totals, batch["clip"] - clips[0], probabilities)
+    means = (totals / counts[clips, None]).astype(np.float32)
+    return parallel.gather_rows(means, [len(share) for share in shares])
 
 
 # --- Results --------------------------------------------------------------------------------------

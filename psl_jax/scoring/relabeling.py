@@ -2,7 +2,7 @@
 
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,10 +11,12 @@ import numpy as np
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.label_manifest import LabelRule
+from psl_jax.data.segment_loader import Batch
 from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter
 from psl_jax.data.source import Source
+from psl_jax.runtime import distributed
 from psl_jax.scoring import metrics
-from psl_jax.scoring.evaluation import collect_shards, deal_shards, score_batches
+from psl_jax.scoring.evaluation import score_batches
 from psl_jax.scoring.scorer import SegmentScorer
 
 
@@ -61,17 +63,21 @@ def relabel(
         uses_weak_labels=teacher.weak_classes is not None,
     )
     missing = writer.missing
-    chosen = deal_shards(missing) if shards is None else sorted(set(shards) & set(missing))
+    if shards is None:
+        # Dealt out as the first process finds them before anybody writes: by their numbers, what a
+        # dead process left would fall to few.
+        dealt = distributed.exchange(missing)[0]
+        chosen = dealt[jax.process_index() :: jax.process_count()]
+    else:
+        chosen = sorted(set(shards) & set(missing))
     if not chosen:
         return
     index, start = source.index, time.perf_counter()
     clips = np.concatenate([_clips_in_shard(index, shard) for shard in chosen])
     description = f"relabel {segmentation.seconds:g} s"
     scored = score_batches(scorer, source, segmentation, batch_size, clips, description)
-    starts, weak = writer.firsts[index.shard_offsets], teacher.weak_classes
-    for shard, rows in collect_shards(
-        scored, starts, lambda batch: writer.firsts[batch["clip"]] + batch["segment"]
-    ):
+    weak = teacher.weak_classes
+    for shard, rows in _collect_shards(scored, writer.firsts, index):
         if weak is not None:
             shard_clips = _clips_in_shard(index, shard)
             counts = segmentation.count_segments(index.num_samples[shard_clips])
@@ -84,6 +90,32 @@ def relabel(
         f"relabeled {len(clips)} clips{share} in {elapsed:.1f} s: {audio_seconds / elapsed:.0f} "
         f"times real time; soft labels in {directory}"
     )
+
+
+def _collect_shards(
+    scored_batches: Iterable[tuple[Batch, np.ndarray]], firsts: np.ndarray, index: ClipIndex
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields (shard, its scores float16 [segments, classes]) as soon as all of a shard are there.
+
+    firsts: number of each clip's first segment, and of all segments: int64 [clips + 1].
+    """
+    starts = firsts[index.shard_offsets]
+    begun: dict[int, tuple[np.ndarray, int]] = {}  # few at a time: clips come nearly in order
+    for batch, probabilities in scored_batches:
+        rows = firsts[batch["clip"]] + batch["segment"]
+        shard_of_row = np.searchsorted(starts, rows, "right") - 1
+        for shard in np.unique(shard_of_row).tolist():
+            begin, end = starts[shard : shard + 2].tolist()
+            if shard not in begun:
+                begun[shard] = np.zeros((end - begin, probabilities.shape[1]), np.float16), 0
+            values, num_scores = begun.pop(shard)
+            inside = shard_of_row == shard
+            values[rows[inside] - begin] = probabilities[inside]
+            num_scores += int(inside.sum())
+            if num_scores < end - begin:
+                begun[shard] = values, num_scores
+            else:
+                yield shard, values
 
 
 def measure_label_quality(

@@ -1,13 +1,12 @@
 """A frozen network's features, computed once and kept in memory: its classifier trains on them."""
 
 from collections.abc import Callable, Iterator
-from functools import cache, lru_cache
+from functools import lru_cache
 
 import jax
 import numpy as np
 
 from psl_jax.data import batches
-from psl_jax.data.batches import process_clips
 from psl_jax.data.segment_loader import Batch, Segments
 from psl_jax.data.source import Source
 from psl_jax.data.training_order import TrainingOrder
@@ -88,28 +87,29 @@ def make_validation(
         count_padding=recipe.count_padding,
         gives="embeddings",
     )
-    counts = cut.count_segments(source.index.num_samples)
-    shares = process_clips(counts, jax.process_count())
-    clips, program = shares[jax.process_index()], _classifier_program(recipe.output)
+    program = _classifier_program(recipe.output)
+    embedded: list[tuple[Batch, np.ndarray, np.ndarray]] = []  # clips, embeddings, frames of rows
 
-    @cache
-    def embed() -> list[tuple[Batch, np.ndarray, np.ndarray]]:
-        """Of each batch its clips, the embeddings of its rows, and the number of their frames."""
-        kept = []
+    def embed(clips: np.ndarray) -> None:
         for batch, embeddings in score_batches(scorer, source, cut, batch_size, clips):
             samples = batch["num_samples"]
             if recipe.count_padding:
                 samples = np.full_like(samples, batch["audio"].shape[1])
             frames = network.output_frames(recipe.front_end.num_frames(samples))
-            kept.append(({"clip": batch["clip"]}, embeddings, frames))
-        return kept
+            embedded.append(({"clip": batch["clip"]}, embeddings, frames))
 
     def validate(variables: Variables) -> float:
         arrays = parallel.to_host(variables.params["classifier"])
-        scored = ((batch, np.asarray(program(arrays, *kept))) for batch, *kept in embed())
-        means = compute_clip_means(scored, source.index, cut, clips)
-        scores = parallel.gather_rows(means, [len(share) for share in shares])
-        return mean_average_precision(scores, source.index)
+
+        def score(clips: np.ndarray) -> Iterator[tuple[Batch, np.ndarray]]:
+            if not embedded:
+                embed(clips)
+            for batch, *rows in embedded:
+                yield batch, np.asarray(program(arrays, *rows))
+
+        num_classes = arrays["kernel"].shape[-1]
+        means = compute_clip_means(source.index, cut, score, num_classes=num_classes)
+        return mean_average_precision(means, source.index)
 
     return validate
 

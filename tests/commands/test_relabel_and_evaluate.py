@@ -20,7 +20,6 @@ from psl_jax.audio.segments import Segmentation
 from psl_jax.commands import evaluate, relabel
 from psl_jax.data import split_index_files
 from psl_jax.data.label_manifest import LabelRule
-from psl_jax.data.shard_arrays import ShardArrays
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.source import Source
 from psl_jax.experiments import experiment
@@ -132,7 +131,7 @@ def test_events_beside_those_of_another_tagger(folder, tmp_path, capsys):
         f"file,onset,offset,label,score\n{first}.wav,0.5,1.5,class 0,0.7\n"
         f"{second},0.2,1,class 1,0.9\n{second},0.2,1,class 0,0.3\n"
     )
-    run(evaluate, *arguments, "--events", f"--scores={table}")  # with the scores of the first run
+    run(evaluate, *arguments, "--events", f"--scores={table}")
     printed = capsys.readouterr().out
     assert "PSDS1" in printed and "the lowest score in the table is 0.3" in printed
     ours, theirs = (
@@ -152,58 +151,20 @@ def test_events_beside_those_of_another_tagger(folder, tmp_path, capsys):
     assert "segment F1" in (tmp_path / "out/report.html").read_text()
 
 
-def test_a_stopped_evaluation_goes_on(folder, tmp_path, monkeypatch, capsys):
-    arguments = (folder / "same", folder / "data", "--batch_size=1")
-    run(evaluate, *arguments, f"--out={tmp_path / 'whole'}")
-    write, written = ShardArrays.write, []
-
-    def die_after_one(self, shard, scores):
-        if written:
-            raise KeyboardInterrupt
-        write(self, shard, scores)
-        written.append(shard)
-
-    monkeypatch.setattr(ShardArrays, "write", die_after_one)
-    with pytest.raises(KeyboardInterrupt):
-        run(evaluate, *arguments, f"--out={tmp_path / 'ours'}")
-    again = []
-    monkeypatch.setattr(
-        ShardArrays,
-        "write",
-        lambda self, shard, scores: (again.append(shard), write(self, shard, scores)),
-    )
-    run(evaluate, *arguments, f"--out={tmp_path / 'ours'}")
-    assert written == [0] and again == [2]  # the second shard has no clips
-    ours, theirs = (of_arrays(tmp_path / name / "scores.npz") for name in ("ours", "whole"))
-    np.testing.assert_array_equal(ours["scores"], theirs["scores"])
-    assert not (tmp_path / "ours/parts").exists()
-
-    capsys.readouterr()
-    again.clear()
-    run(evaluate, *arguments, f"--out={tmp_path / 'ours'}")  # told again, not made again
-    assert not again and "mAP" in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"another evaluation:\n  segment_seconds: 1.0 there, 0.5"):
-        run(evaluate, *arguments, f"--out={tmp_path / 'ours'}", "--segment_seconds=0.5")
-
-
-def test_other_results_are_not_taken_for_an_evaluation(folder, tmp_path):
-    """Those of a run, and of data whose labels were corrected."""
+def test_other_results_are_not_overwritten(folder, tmp_path, capsys):
+    """Those of a run, and of other segments."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run/metrics.json").write_text('{"mAP": 0.9}')
-    with pytest.raises(UserError, match=r"holds metrics\.json of something else"):
-        run(evaluate, folder / "same", folder / "data", f"--out={tmp_path / 'run'}")
-    (tmp_path / "data").mkdir()
-    arguments = (folder / "same", tmp_path / "data", f"--out={tmp_path / 'out'}")
-
-    def evaluated(labels):
-        index = synthetic_data.make_index([4, 3], 16_000, labels)
-        audio = synthetic_data.make_audio(index)
-        synthetic_data.write_prepared(tmp_path / "data", index, audio, "eval")
-        run(evaluate, *arguments)
-
-    evaluated(None)
-    with pytest.raises(UserError, match="labels_sha256"):
-        evaluated([[0]] * 7)
+    arguments = (folder / "same", folder / "data")
+    with pytest.raises(UserError, match="run holds results of another model and split"):
+        run(evaluate, *arguments, f"--out={tmp_path / 'run'}")
+    out = f"--out={tmp_path / 'out'}"
+    run(evaluate, *arguments, out)
+    capsys.readouterr()
+    run(evaluate, *arguments, out)
+    assert "mAP" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"results of another segment_seconds\. Give another --out"):
+        run(evaluate, *arguments, out, "--segment_seconds=0.5")
 
 
 @pytest.mark.parametrize("command", [evaluate, relabel])

@@ -133,11 +133,11 @@ def test_intervals_are_of_the_mean_over_folds(tmp_path):
             folder = f"fold{fold}/{name}"
             evaluation.write_results(tmp_path / folder, index, values, {})
             rows[name].append(folder)
-        parts.append((truth, {name: [values] for name, values in scores.items()}))
+        parts.append((truth, [scores["psl"]], [scores["weak"]]))
     experiments = [{"name": name, "run_dirs": dirs} for name, dirs in rows.items()]
     results = {"folds": [1, 2], "experiments": experiments}
     suite_results.add_intervals(results, tmp_path)
-    expected = bootstrap.compute_differences(parts, "weak")["psl"]
+    expected = bootstrap.compute_difference(parts)
     assert experiments[1]["over_reference"] == {"low": expected.low, "high": expected.high}
     assert "over_reference" not in experiments[0]
 
@@ -145,9 +145,9 @@ def test_intervals_are_of_the_mean_over_folds(tmp_path):
 def test_more_folds_make_the_interval_narrower():
     rng = np.random.default_rng(1)
     truth = np.eye(3)[rng.integers(0, 3, 90)]
-    scores = {n: [truth + s * rng.normal(size=truth.shape)] for n, s in (("weak", 2), ("psl", 1))}
-    alone = bootstrap.compute_differences([(truth, scores)], "weak")["psl"]
-    four = bootstrap.compute_differences([(truth, scores)] * 4, "weak")["psl"]
+    weak, psl = ([truth + scale * rng.normal(size=truth.shape)] for scale in (2, 1))
+    alone = bootstrap.compute_difference([(truth, psl, weak)])
+    four = bootstrap.compute_difference([(truth, psl, weak)] * 4)
     assert four.difference == pytest.approx(alone.difference)
     # Of four times as many clips, drawn fold by fold: half as wide.
     assert (four.high - four.low) / (alone.high - alone.low) == pytest.approx(0.5, abs=0.1)

@@ -41,11 +41,8 @@ def test_a_resample_is_the_map_of_its_clips_repeated(seed, clips, classes, ties,
 
 def test_what_is_the_same_is_not_told_apart():
     truth, scores = random_case(3)
-    found = bootstrap.compute_differences([(truth, {"a": [scores], "weak": [scores]})], "weak")["a"]
-    assert found == (0.0, 0.0, 0.0)
-    far = bootstrap.compute_differences([(truth, {"a": [truth * 1.0], "weak": [-scores]})], "weak")[
-        "a"
-    ]
+    assert bootstrap.compute_difference([(truth, [scores], [scores])]) == (0.0, 0.0, 0.0)
+    far = bootstrap.compute_difference([(truth, [truth * 1.0], [-scores])])
     assert far.low > 0
 
 
@@ -79,7 +76,7 @@ def test_clips_and_seeds_are_drawn_together():
         resampled.append(each.mean() + np.sqrt(3 / 2) * (drawn - each.mean()))
     difference = gains(np.arange(50)).mean()
     low, high = np.percentile(resampled, [2.5, 97.5]) + difference - np.mean(resampled)
-    found = bootstrap.compute_differences([(truth, scores)], "weak")["ours"]
+    found = bootstrap.compute_difference([(truth, *scores.values())])
     assert found.difference == pytest.approx(difference, abs=1e-12)
     assert found.low == pytest.approx(low, abs=0.1 * (high - low))
     assert found.high == pytest.approx(high, abs=0.1 * (high - low))
@@ -89,18 +86,10 @@ def test_seeds_that_vary_widen_the_interval():
     """With all clips alike only the seeds are left: their spread is that of their mean."""
     truth, scores = random_case(2, clips=30)
     rng = np.random.default_rng(3)
-    same = {"a": [scores] * 4, "weak": [-scores] * 4}
-    other = {"a": [scores + rng.normal(size=scores.shape) for _ in range(4)], "weak": [-scores] * 4}
-    alike = bootstrap.compute_differences([(truth, same)], "weak")["a"]
-    one_seed = {"a": [scores], "weak": [-scores]}
-    assert alike == bootstrap.compute_differences([(truth, one_seed)], "weak")["a"]
-    varied = bootstrap.compute_differences([(truth, other)], "weak")["a"]
+    other = [scores + rng.normal(size=scores.shape) for _ in range(4)]
+    alike = bootstrap.compute_difference([(truth, [scores] * 4, [-scores] * 4)])
+    assert alike == bootstrap.compute_difference([(truth, [scores], [-scores])])
+    varied = bootstrap.compute_difference([(truth, other, [-scores] * 4)])
     assert varied.high - varied.low > alike.high - alike.low
     drawn = bootstrap._resample_seeds(np.tile([[0.0], [1.0], [5.0]], 100_000))
     assert drawn.std() == pytest.approx(np.std([0, 1, 5], ddof=1) / np.sqrt(3), rel=0.01)
-
-
-def test_every_seed_needs_its_reference():
-    truth, scores = random_case(0)
-    with pytest.raises(UserError, match="another number of seeds"):
-        bootstrap.compute_differences([(truth, {"a": [scores] * 2, "weak": [scores]})], "weak")

@@ -99,7 +99,6 @@ def test_it_learns_classes_that_the_tagger_lacks(folder, tmp_path, capsys):
     assert "2 classes fitted to the logits of [t" in capsys.readouterr().out
     found = json.loads((out / "metrics.json").read_text())
     assert found["mAP"] > 0.95
-    assert not (folder / "f.npz.scores").exists()
 
 
 def test_its_scores_are_the_classifiers_of_the_taggers_logits(folder):
