@@ -26,7 +26,6 @@ _OTHER = {
     START: "from another model",
     CORRECTIONS: "with other corrections of labels",
 }
-_SHOWN = 10  # settings in a message
 _AFRESH = "Give another --workdir, or --start_afresh to delete what it holds and begin again."
 
 
@@ -98,13 +97,9 @@ class RunFolder:
         if Stage.TRAIN not in done:  # validation evaluates likewise, and chooses the checkpoints
             refused += [n for n in differing[Kind.EVALUATION] if n.startswith("evaluate.")]
         if refused:
-            lines = [
-                f"  {name}: {stored.get(name)!r} there, {wanted.get(name)!r} now\n"
-                for name in refused[:_SHOWN]
-            ]
-            more = f"  and {len(refused) - _SHOWN} more\n" if len(refused) > _SHOWN else ""
+            lines = (f"  {n}: {stored.get(n)!r} there, {wanted.get(n)!r} now\n" for n in refused)
             raise OtherRunError(
-                f"{self.path} was made with other settings:\n{''.join(lines)}{more}{_AFRESH}"
+                f"{self.path} was made with other settings:\n{''.join(lines)}{_AFRESH}"
             )
         if differing[Kind.EVALUATION]:
             evaluated = (Stage.EVALUATE, Stage.REPORT)
@@ -155,17 +150,16 @@ class RunFolder:
             return
         if not self.afresh and any((self.path / run_files.CHECKPOINTS).glob("*")):
             before = self._bound.get(_ORDER)
-            if before is None:
-                raise OtherRunError(
-                    f"{self.path} was begun by an earlier version, which takes segments in another "
-                    f"order. Continue it with commit {LAST_COMMIT}, the last one that does so. Or: "
-                    f"{_AFRESH}"
-                )
             if before != order:
+                remedy = (
+                    f"of an earlier version: continue it with commit {LAST_COMMIT}"
+                    if before is None
+                    else f"{before!r}: put its data back where they were, in a bucket or on a "
+                    "disk, and set config.data.streamed as it was"
+                )
                 raise OtherRunError(
-                    f"{self.path} was begun with segments in the order {before!r}, and it is "
-                    f"{order!r} now: put its data back where they were, in a bucket or on a disk, "
-                    f"and set config.data.streamed as it was. Or: {_AFRESH}"
+                    f"{self.path} takes segments in the order {order!r} now, and was begun in that "
+                    f"{remedy}. Or: {_AFRESH}"
                 )
         self._bound[_ORDER] = order
 

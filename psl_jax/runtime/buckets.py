@@ -11,7 +11,7 @@ import glob
 import io
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from typing import IO, Any
 
@@ -146,15 +146,6 @@ class BucketPath(CloudPath):
         """Deletes everything below; nothing where there is nothing."""
         with contextlib.suppress(FileNotFoundError):
             self.fs.rm(self.path, recursive=True)
-
-
-def read_ranges(places: Sequence[str], starts: Sequence[int], ends: Sequence[int]) -> list[bytes]:
-    """See `paths.read_ranges`; raises FileNotFoundError."""
-    if not places:
-        return []
-    store = file_system(places[0].partition(":")[0])
-    ranges: list[bytes] = store.cat_ranges(list(places), list(starts), list(ends), on_error="raise")
-    return ranges
 
 
 def check(place: str | os.PathLike[str]) -> None:

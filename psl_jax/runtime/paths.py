@@ -74,10 +74,17 @@ def local_copy(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 
 
 def read_ranges(paths: Sequence[str], starts: Sequence[int], ends: Sequence[int]) -> list[bytes]:
-    """The bytes from `starts[i]` to `ends[i]` of each object in a bucket, asked for at once."""
+    """The bytes from `starts[i]` to `ends[i]` of each object in a bucket, asked for at once.
+
+    Raises FileNotFoundError.
+    """
     from psl_jax.runtime import buckets
 
-    return buckets.read_ranges(paths, starts, ends)
+    if not paths:
+        return []
+    store = buckets.file_system(paths[0].partition(":")[0])
+    ranges: list[bytes] = store.cat_ranges(list(paths), list(starts), list(ends), on_error="raise")
+    return ranges
 
 
 def open_ranges(path: str | os.PathLike[str]) -> io.RawIOBase:

@@ -46,19 +46,12 @@ class StepScores(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class PsdsSettings:
-    """What PSDS tolerates (Bilen et al.): shares of lengths, and weights of what goes wrong.
+    """What PSDS tolerates (Bilen et al.): shares of lengths, and weights of what goes wrong."""
 
-    Attributes:
-      dtc: share of a detection that true events of its class must cover.
-      gtc: share of a true event that such detections must cover.
-      cttc: share of another detection that events of another class cover to count as a confusion.
-      alpha_ct: weight of confusions beside false positives.
-    """
-
-    dtc: float
-    gtc: float
-    cttc: float = 1.0
-    alpha_ct: float = 0.0
+    dtc: float  # share of a detection that true events of its class must cover
+    gtc: float  # share of a true event that such detections must cover
+    cttc: float = 1.0  # share of another detection that another class covers in a confusion
+    alpha_ct: float = 0.0  # weight of confusions beside false positives
 
 
 PSDS = {

@@ -21,16 +21,11 @@ from psl_jax.scoring.scorer import SegmentScorer
 
 
 class TeacherIdentity(NamedTuple):
-    """The teacher or teachers that made the labels.
-
-    Attributes:
-      digest: of the teacher.
-      descriptions: what the manifest says of each teacher.
-      weak_classes: bool [classes], those that no teacher knows and that keep their weak labels.
-    """
+    """The teacher or teachers that made the labels."""
 
     digest: str
-    descriptions: list[dict[str, Any]] | None = None
+    descriptions: list[dict[str, Any]] | None = None  # of each teacher, in the manifest
+    # bool [classes], those that no teacher knows and that keep their weak labels
     weak_classes: np.ndarray | None = None
 
 

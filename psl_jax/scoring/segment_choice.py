@@ -28,19 +28,12 @@ _AT_ONCE = 10  # segments that are chosen before classes are weighted anew
 
 
 class ChosenSegment(NamedTuple):
-    """A segment to decide on.
+    """A segment to decide on."""
 
-    Attributes:
-      number: of the segment in the split.
-      classes: those that are asked for, the most useful first.
-      chosen: RANDOM, USEFUL or SIMILAR.
-      present: those of them whose label reaches the threshold.
-    """
-
-    number: int
-    classes: tuple[int, ...]
-    chosen: str
-    present: tuple[int, ...] = ()
+    number: int  # in the split
+    classes: tuple[int, ...]  # that are asked for, the most useful first
+    chosen: str  # RANDOM, USEFUL or SIMILAR
+    present: tuple[int, ...] = ()  # of the classes those whose label reaches the threshold
 
 
 def draw_candidates(num_segments: int, seed: int = 0) -> np.ndarray:

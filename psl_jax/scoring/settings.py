@@ -5,6 +5,11 @@ import dataclasses
 from psl_jax.data.label_manifest import LabelRule
 from psl_jax.runtime.settings import evaluation, operational, setting
 
+_BATCH_SIZE = (
+    "Segments scored at once, over all devices; 0: 32 on a CPU, elsewhere 1024 s of audio per "
+    "device, such as 512 segments of 2 s"
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateSettings:
@@ -15,12 +20,7 @@ class EvaluateSettings:
         help="Input of the network in evaluation: training: segments as in training; whole: whole "
         "clips, as in the published code; or a length in seconds, such as 2",
     )
-    batch_size: int = operational(
-        0,
-        least=0,
-        help="Segments scored at once, over all devices; 0: 32 on a CPU, elsewhere "
-        "1024 s of audio per device, such as 512 segments of 2 s",
-    )
+    batch_size: int = operational(0, least=0, help=_BATCH_SIZE)
     events: bool = evaluation(
         False,
         help="Also compute PSDS, segment F1 and event F1 against the split's events",
@@ -57,9 +57,4 @@ class RelabelSettings(LabelRule):
     trust_remote_code: bool = operational(
         False, help="Run the Python code of a transformers: teacher; only if you trust its source"
     )
-    batch_size: int = operational(
-        0,
-        least=0,
-        help="Segments scored at once, over all devices; 0: 32 on a CPU, elsewhere "
-        "1024 s of audio per device, such as 512 segments of 2 s",
-    )
+    batch_size: int = operational(0, least=0, help=_BATCH_SIZE)

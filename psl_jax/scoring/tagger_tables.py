@@ -22,19 +22,12 @@ from psl_jax.scoring.event_metrics import StepScores
 
 @dataclasses.dataclass(frozen=True)
 class TaggerTables:
-    """The scores that tables hold; what they do not hold has the score 0.
+    """The scores that tables hold; what they do not hold has the score 0."""
 
-    Attributes:
-      steps: of each clip.
-      clip_scores: float32 [clips, classes], the highest score of an event in the clip.
-      lowest: the lowest score in the tables.
-      notes: what was left out, and what the scores cannot tell.
-    """
-
-    steps: list[StepScores]
-    clip_scores: np.ndarray
-    lowest: float
-    notes: list[str]
+    steps: list[StepScores]  # of each clip
+    clip_scores: np.ndarray  # float32 [clips, classes], the highest score of an event in the clip
+    lowest: float  # score in the tables
+    notes: list[str]  # what was left out, and what the scores cannot tell
 
 
 def read_tagger_tables(path: str | os.PathLike[str], index: ClipIndex) -> TaggerTables:

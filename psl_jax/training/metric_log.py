@@ -129,14 +129,13 @@ def _describe_run(place: pathlib.Path, folder: pathlib.Path, resume_step: int) -
     if not (resume_step and (place / LOG_ID).exists()):
         with files.atomic_open(place / LOG_ID) as file:
             file.write(uuid.uuid4().hex[:12])
-    has_config = (place / CONFIG).exists()
     return LoggedRun(
         folder,
         name=place.name,
         identity=(place / LOG_ID).read_text(),
         resume_step=resume_step,
         has_events=(place / EVENTS).exists() and any((place / EVENTS).iterdir()),
-        config=files.read_json(place / CONFIG) if has_config else {},
+        config=files.read_json(place / CONFIG) if (place / CONFIG).exists() else {},
     )
 
 

@@ -358,7 +358,7 @@ def test_a_training_that_was_begun_in_another_order_is_refused(tmp_path):
     (tmp_path / "checkpoints/5").mkdir(parents=True)
     start(tmp_path).bind_order(order.description)
     streamed = dataclasses.replace(order, streamed=True).description
-    with pytest.raises(UserError, match=r"order 'by number.* 'streamed.* config\.data\.streamed"):
+    with pytest.raises(UserError, match=r"'streamed.* 'by number.* config\.data\.streamed"):
         start(tmp_path).bind_order(streamed)
     (tmp_path / "data.json").unlink()  # as of an earlier version, which told no order
     files.write_json(tmp_path / "data.json", {})
