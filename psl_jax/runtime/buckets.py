@@ -24,7 +24,6 @@ os.environ.setdefault("GCS_STAT_CACHE_MAX_AGE", "0")
 # gcsfs would first ask by gRPC which kind a bucket is, and wait a minute where that is closed.
 os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
-
 _PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
 _EXTRAS = {"gs": "gcs", "s3": "s3"}
 _STORES = {"gs": "Google Cloud Storage", "s3": "S3"}

@@ -114,8 +114,9 @@ def with_home(argument: str) -> str:
 def check_places(arguments: Sequence[str], takes_buckets: bool) -> None:
     """Raises UserError where an argument is a place in a bucket that cannot be used."""
     matches = filter(None, map(_BUCKET.fullmatch, arguments))
-    by_bucket = {match[1].split("/")[2]: match[1] for match in matches if paths.is_remote(match[1])}
-    for place in by_bucket.values():
+    places = [match[1] for match in matches if paths.is_remote(match[1])]
+    one_of_each_bucket = {tuple(place.split("/")[:3]): place for place in places}
+    for place in one_of_each_bucket.values():
         if not takes_buckets:
             raise UserError(
                 f"{place}: this command reads and writes no buckets. Copy what it needs (gcloud "

@@ -26,7 +26,6 @@ class LoggedRun(NamedTuple):
     name: str  # for people
     identity: str  # a text that no other run has; the same when the run continues
     resume_step: int  # that it continues after; 0 from the start
-    has_events: bool  # TensorBoard's events of an earlier start are in the run folder
     config: Mapping[str, Any]  # its settings
 
 
@@ -58,10 +57,9 @@ class TensorBoard(Logger):
                 del sys.modules["torch"]
         # The purge makes TensorBoard hide what an interrupted run wrote after `resume_step`; the
         # suffix keeps writers opened within the same second from sharing (and emptying) a file.
-        purge = run.resume_step + 1 if run.resume_step else 0
         self._events = SummaryWriter(
             str(run.folder / EVENTS),
-            purge_step=purge if run.has_events else None,
+            purge_step=run.resume_step + 1 if run.resume_step else None,
             filename_suffix=f".{os.getpid()}.{run.resume_step}",
         )
 

@@ -16,7 +16,7 @@ from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import is_remote, path_of
 from psl_jax.runtime.run_files import CONFIG, LOG_ID
-from psl_jax.training.loggers import EVENTS, LOGGERS, LoggedRun, Logger, parse_loggers
+from psl_jax.training.loggers import LOGGERS, LoggedRun, Logger, parse_loggers
 
 LOG_NAME = "train_log.jsonl"
 
@@ -134,7 +134,6 @@ def _describe_run(place: pathlib.Path, folder: pathlib.Path, resume_step: int) -
         name=place.name,
         identity=(place / LOG_ID).read_text(),
         resume_step=resume_step,
-        has_events=(place / EVENTS).exists() and any((place / EVENTS).iterdir()),
         config=files.read_json(place / CONFIG) if (place / CONFIG).exists() else {},
     )
 
