@@ -58,13 +58,7 @@ def relabel(
         uses_weak_labels=teacher.weak_classes is not None,
     )
     missing = writer.missing
-    if shards is None:
-        # Dealt out as the first process finds them before anybody writes: by their numbers, what a
-        # dead process left would fall to few.
-        dealt = distributed.exchange(missing)[0]
-        chosen = dealt[jax.process_index() :: jax.process_count()]
-    else:
-        chosen = sorted(set(shards) & set(missing))
+    chosen = deal_shards(missing) if shards is None else sorted(set(shards) & set(missing))
     if not chosen:
         return
     index, start = source.index, time.perf_counter()
@@ -72,7 +66,7 @@ def relabel(
     description = f"relabel {segmentation.seconds:g} s"
     scored = score_batches(scorer, source, segmentation, batch_size, clips, description)
     weak = teacher.weak_classes
-    for shard, rows in _collect_shards(scored, writer.firsts, index):
+    for shard, rows in collect_shards(scored, writer.firsts, index):
         if weak is not None:
             shard_clips = _clips_in_shard(index, shard)
             counts = segmentation.count_segments(index.num_samples[shard_clips])
@@ -87,7 +81,16 @@ def relabel(
     )
 
 
-def _collect_shards(
+def deal_shards(missing: Sequence[int]) -> list[int]:
+    """The shards among the `missing` that fall to this process; all processes come here.
+
+    Dealt out as the first process finds them before anybody writes: by their numbers, what a dead
+    process left would fall to few.
+    """
+    return list(distributed.exchange(missing)[0][jax.process_index() :: jax.process_count()])
+
+
+def collect_shards(
     scored_batches: Iterable[tuple[Batch, np.ndarray]], firsts: np.ndarray, index: ClipIndex
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yields (shard, its scores float16 [segments, classes]) as soon as all of a shard are there.

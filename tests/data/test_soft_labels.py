@@ -13,7 +13,7 @@ from psl_jax.audio.segments import Segmentation
 from psl_jax.data.label_manifest import LabelRule, missing_shards
 from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter
 from psl_jax.runtime.errors import UserError
-from psl_jax.scoring import evaluation
+from psl_jax.scoring import evaluation, relabeling
 
 SEGMENTATION = Segmentation(0.01)
 
@@ -58,21 +58,20 @@ def test_batches_of_segments_become_whole_shards(index, segmentation, size):
     numbers = np.arange(firsts[-1])
     clips = np.searchsorted(firsts, numbers, "right") - 1
     batches = [
-        ({"number": part, "clip": clips[part]}, probabilities[part].astype(np.float32))
+        (
+            {"clip": clips[part], "segment": part - firsts[clips[part]]},
+            probabilities[part].astype(np.float32),
+        )
         for part in np.split(numbers, range(size, len(numbers), size))
     ]
-    starts = firsts[index.shard_offsets]
-    shards, rows = zip(
-        *evaluation.collect_shards(batches, starts, lambda batch: batch["number"]), strict=True
-    )
+    shards, rows = zip(*relabeling.collect_shards(batches, firsts, index), strict=True)
     assert list(shards) == np.flatnonzero(index.shard_sizes).tolist()
     np.testing.assert_array_equal(np.concatenate(rows), probabilities)
     counts = np.diff(firsts)
-    of_clips = evaluation.collect_shards(
-        batches, index.shard_offsets, lambda batch: batch["clip"], counts
+    means = evaluation.compute_clip_means(
+        index, segmentation, lambda _: batches, num_classes=index.num_classes
     )
     sums = np.add.reduceat(probabilities.astype(np.float64), firsts[:-1])
-    means = np.concatenate([scores for _, scores in of_clips])
     np.testing.assert_allclose(means, sums / counts[:, None], rtol=1e-6)
 
 

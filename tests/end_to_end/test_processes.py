@@ -18,7 +18,7 @@ from psl_jax.audio.segments import Segmentation
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.runtime import distributed
 from psl_jax.runtime.errors import UserError
-from psl_jax.scoring import evaluation, relabeling
+from psl_jax.scoring import relabeling
 from psl_jax.scoring.relabeling import TeacherIdentity
 
 REPOSITORY = places.ROOT
@@ -235,13 +235,13 @@ def test_what_is_missing_falls_to_all_processes_alike(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 8)
     for process in range(8):
         monkeypatch.setattr(jax, "process_index", lambda process=process: process)
-        shares.append(evaluation.deal_shards(left))
+        shares.append(relabeling.deal_shards(left))
     assert sorted(itertools.chain.from_iterable(shares)) == left
     assert {len(share) for share in shares} == {1}
 
 
 def test_incomplete_addresses_are_errors():
-    with pytest.raises(UserError, match="--coordinator_address and --process_id missing"):
+    with pytest.raises(UserError, match="got --num_processes: expected --distributed with"):
         distributed.join_processes(True, num_processes=2)
     with pytest.raises(UserError, match=r"--process_id=2, expected 0 to one less than .*=2"):
         distributed.join_processes(True, "127.0.0.1:9", 2, 2)
