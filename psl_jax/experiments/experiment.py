@@ -292,10 +292,10 @@ class Experiment:
 
     @property
     def _order(self) -> TrainingOrder:
-        """The order of the training's segments. Raises UserError where a batch does not divide."""
+        """The order of the training's segments."""
         settings, source = self.settings, self.source(self.settings.data.train_split)
         return TrainingOrder(
-            parallel.local_batch_size(self.batch_size, self.mesh),
+            self.batch_size // jax.process_count(),
             settings.seed,
             sampling=settings.train.sampling,
             streamed=source.is_streamed and not self._keeps_features,
@@ -307,7 +307,7 @@ class Experiment:
     def loop(self) -> TrainSettings:
         """When the training does what."""
         local_segments = -(-self.train_segments // jax.process_count())
-        local_batch = parallel.local_batch_size(self.batch_size, self.mesh)
+        local_batch = self.batch_size // jax.process_count()
         steps = local_segments / local_batch  # a fraction: batches straddle epochs
         return self.settings.train.in_steps(steps, self.batch_size)
 

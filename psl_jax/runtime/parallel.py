@@ -18,7 +18,6 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from psl_jax.runtime.distributed import LONGEST_WAIT_MS
-from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.ordered_map import ordered_map
 
 _Result = TypeVar("_Result")
@@ -138,17 +137,6 @@ def memory_bytes(mesh: Mesh) -> int:
 def machine_bytes() -> int:
     """The machine's memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def local_batch_size(batch_size: int, mesh: Mesh) -> int:
-    """This process's share of a global batch, which must divide evenly over the devices."""
-    if batch_size % mesh.size:
-        raise UserError(
-            f"a batch of {batch_size} does not divide over {mesh.size} devices; "
-            f"choose a multiple of {mesh.size}"
-        )
-    num_processes: int = jax.process_count()
-    return batch_size // num_processes
 
 
 def prefetch(items: Iterable[Any], function: Callable[..., Any], depth: int = 3) -> Generator[Any]:

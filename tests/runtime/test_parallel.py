@@ -5,7 +5,6 @@ import threading
 import time
 
 import forked_python
-import jax
 import jax.numpy as jnp
 import numpy as np
 import places
@@ -69,19 +68,6 @@ def test_a_batch_is_put_on_the_devices_and_taken_back():
     put = parallel.put_batch(batch, parallel.data_mesh())
     assert put["audio"].dtype == jnp.int16
     np.testing.assert_array_equal(parallel.local_rows(put["audio"]), batch["audio"])
-
-
-def test_a_batch_must_divide_over_the_devices(monkeypatch):
-    mesh = parallel.data_mesh()
-    assert parallel.local_batch_size(6 * mesh.size, mesh) == 6 * mesh.size
-
-    class EightDevices:
-        size = 8
-
-    with pytest.raises(UserError, match="20 does not divide over 8 devices; choose a multiple"):
-        parallel.local_batch_size(20, EightDevices)
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    assert parallel.local_batch_size(32, EightDevices) == 16
 
 
 # --- prefetch ---------------------------------------------------------------------------------
