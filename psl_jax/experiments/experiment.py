@@ -231,7 +231,8 @@ class Experiment:
             self._corrections,
         )
         validate: Callable[[Variables], float] = self._validate
-        features = teacher = None
+        features: np.ndarray | None = None
+        teacher: Model | None = None
         if self._keeps_features:
             validation = self.source(settings.data.validation_split)
             features, validate = training_steps.compute_features(

@@ -148,22 +148,24 @@ def add_intervals(results: dict[str, Any], workdir: pathlib.Path) -> None:
     num_folds = len(results.get("folds", [None]))
     runs: dict[str, SeedScores | None] = {}
     for row in results["experiments"]:
-        scores = [evaluation.read_scores(workdir / d) for d in row.get("run_dirs", [row["name"]])]
-        complete = [arrays for arrays in scores if arrays is not None]
-        num_seeds = len(scores) // num_folds
-        parts = [complete[k : k + num_seeds] for k in range(0, len(scores), num_seeds)]
-        runs[row["name"]] = parts if len(complete) == len(scores) else None
+        stored = [evaluation.read_scores(workdir / d) for d in row.get("run_dirs", [row["name"]])]
+        complete = [arrays for arrays in stored if arrays is not None]
+        num_seeds = len(stored) // num_folds
+        by_fold = [complete[k : k + num_seeds] for k in range(0, len(stored), num_seeds)]
+        runs[row["name"]] = by_fold if len(complete) == len(stored) else None
     for row in results["experiments"]:
         name, reference = row["name"], result_tables.reference_of(results, row["name"])
         ours, theirs = runs[name], runs.get(reference)
         if name == reference or not ours or not theirs or not _are_of_same_clips(ours, theirs):
             continue
-        interval = bootstrap.compute_difference(
-            [
-                (of_fold[0]["targets"], *([a["scores"] for a in part] for part in (of_fold, other)))
-                for of_fold, other in zip(ours, theirs, strict=True)
-            ]
-        )
+        folds = []
+        for of_fold, of_reference in zip(ours, theirs, strict=True):
+            scores, reference_scores = (
+                [arrays["scores"] for arrays in runs_of_fold]
+                for runs_of_fold in (of_fold, of_reference)
+            )
+            folds.append((of_fold[0]["targets"], scores, reference_scores))
+        interval = bootstrap.compute_difference(folds)
         row["over_reference"] = {"low": interval.low, "high": interval.high}
 
 

@@ -140,10 +140,17 @@ def write_results(
     are added to the metrics.
     """
     folder, truth = path_of(run_dir), index.weak_labels()
-    arrays = {"ids": np.asarray(index.ids, np.str_), "classes": np.asarray(index.classes, np.str_)}
+    arrays: dict[str, Any] = {
+        "ids": np.asarray(index.ids, np.str_),
+        "classes": np.asarray(index.classes, np.str_),
+    }
     header = (*metrics.PER_CLASS_HEADER, *(events.classes if events else ()))
     rows: list[tuple[Any, ...]] = []
-    summary = {"mAP": None, "num_clips": len(index), "clip_ids_sha256": index.ids_sha256}
+    summary: dict[str, Any] = {
+        "mAP": None,
+        "num_clips": len(index),
+        "clip_ids_sha256": index.ids_sha256,
+    }
     if scores is not None:
         targets = truth.astype(np.int8 if index.has_unknown else np.uint8)
         arrays |= {"scores": scores, "targets": targets}
