@@ -74,10 +74,7 @@ def local_copy(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 
 
 def read_ranges(paths: Sequence[str], starts: Sequence[int], ends: Sequence[int]) -> list[bytes]:
-    """The bytes from `starts[i]` to `ends[i]` of each object in a bucket, asked for at once.
-
-    Raises FileNotFoundError.
-    """
+    """The bytes from `starts[i]` to `ends[i]` of each object in a bucket, asked for at once."""
     from psl_jax.runtime import buckets
 
     if not paths:
