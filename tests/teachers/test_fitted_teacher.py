@@ -112,22 +112,6 @@ def test_its_scores_are_the_classifiers_of_the_taggers_logits(folder):
     np.testing.assert_allclose(scores, (1 / (1 + np.exp(-logits)))[:, ::-1], rtol=1e-4)
 
 
-def test_a_fit_that_was_stopped_goes_on(folder, tmp_path, monkeypatch):
-    arguments = (f"onnx:{folder / 't.onnx'}", folder / "data", f"--out={tmp_path / 'f.npz'}")
-
-    def stopped(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr(logistic_regression, "fit", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            run(fit, *arguments)
-    with monkeypatch.context() as patched:  # nothing is scored once more
-        patched.setattr(teacher.MappedScorer, "__call__", stopped)
-        run(fit, *arguments)
-    assert (tmp_path / "f.npz").read_bytes() == (folder / "f.npz").read_bytes()
-
-
 def test_files_may_move_together_and_others_are_refused(folder, tmp_path):
     def load(path):
         return open_teacher.load_teacher(open_teacher.TeacherName("fitted", str(path)))
