@@ -282,7 +282,8 @@ class Experiment:
         num_bytes = frozen_features.num_bytes(
             *self._fresh_network, self.settings.front_end, np.append(of_segments, of_clips)
         )
-        return num_bytes * jax.process_count() < _MOST_OF_MEMORY * parallel.machine_bytes()
+        memory = parallel.machine_bytes()
+        return bool(num_bytes * jax.process_count() < _MOST_OF_MEMORY * memory)
 
     @property
     def batch_size(self) -> int:

@@ -100,6 +100,7 @@ def train(
         where = f"goes on from step {start}" if start else "begins"
         print(f"{description} {where}; compiling its program may take a minute", flush=True)
     bar = progress.bar(settings.max_steps, "step", description, start, show=is_first)
+    is_over = False
     meter = _Meter(log, settings)
     batches = parallel.prefetch(
         feed(start), lambda batch: parallel.put_batch(_device_inputs(batch), mesh)
@@ -132,7 +133,7 @@ def train(
                 rank = validate(state.variables)
                 log.write(step, {metric_log.VALIDATION_MAP: rank})
                 bar.set_postfix(mAP=f"{rank:.4f}", best=f"{max(rank, stop.best):.4f}")
-                stop.update(step, rank)
+                is_over = stop.update(step, rank)
             if saves:
                 log.flush()  # before the step counts as made
                 checkpoints.save(step, on_host, rank if validates else None)
@@ -140,7 +141,7 @@ def train(
                 meter.restart_clock()
             if asked.stop:
                 raise Preempted(f"{description}, step {step} is saved")
-            if stop.is_over:
+            if is_over:
                 break
 
 
