@@ -25,7 +25,7 @@ import numpy as np
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.whole_clips import WholeClips
 from psl_jax.networks.trained_model import Model
-from psl_jax.reporting import run_page
+from psl_jax.reporting import result_tables, run_page
 from psl_jax.runtime import cli_entry, files, parallel, run_files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
@@ -180,13 +180,7 @@ def _compare(
 def _describe_metrics(out: pathlib.Path) -> list[str]:
     """Describes the metrics in `out`, a line each."""
     metrics: Mapping[str, Any] = files.read_json(out / evaluation.METRICS)
-    lines = []
-    for key, name in {"mAP": "mAP", "mAP_at_3": "mAP@3", "lwlrap": "lwlrap"}.items():
-        if metrics.get(key) is not None:
-            lines.append(f"{name:8} {100 * metrics[key]:7.2f} %")
-    for key, name in {"AUC": "AUC", "d_prime": "d'", **event_metrics.EVENT_METRICS}.items():
-        if metrics.get(key) is not None:
-            lines.append(f"{name:10} {metrics[key]:5.3f}")
+    lines = [f"{name:10} {text}" for name, _, text in result_tables.list_metrics(metrics)]
     lines.append(f"{metrics['num_clips']:,} clips, ids {metrics['clip_ids_sha256'][:12]}…")
     written = f"{evaluation.METRICS}, {evaluation.PER_CLASS} and {evaluation.SCORES}"
     return ["", *lines, f"{written} in {out}"]

@@ -14,9 +14,10 @@ settings; 75 after SIGTERM.
 import argparse
 from collections.abc import Sequence
 
+import numpy as np
 from absl import logging
 
-from psl_jax.audio.segments import RATES
+from psl_jax.audio.segments import RATES, SAMPLE_RATE
 from psl_jax.data import split_index_files
 from psl_jax.data.settings import DataSettings
 from psl_jax.preparing import preparation_report, prepare_corpus
@@ -116,10 +117,7 @@ def main(arguments: argparse.Namespace) -> int:
     """Prepares or describes; returns the exit status."""
     logging.set_verbosity(logging.WARNING)  # TFDS tells of every file that it reads
     if arguments.describe:
-        from psl_jax.reporting import data_description
-
-        data_dir = split_index_files.find_data_dir(arguments.describe)
-        print("\n".join(data_description.describe(data_dir)))
+        print("\n".join(_describe(split_index_files.find_data_dir(arguments.describe))))
         return 0
     builder = prepare_corpus.make_builder(arguments)
     existed = builder.is_prepared()
@@ -137,3 +135,25 @@ def main(arguments: argparse.Namespace) -> int:
             f"as more clips are missing than --max_missing={limit:g} allows: {', '.join(above)}"
         )
     return 1 if above else 0
+
+
+def _describe(data_dir: str) -> list[str]:
+    """Describes a data set in lines: its splits, the largest first, and the clips of each class."""
+    names = split_index_files.splits(data_dir)
+    indices = [split_index_files.load_index(data_dir, name) for name in names]
+    indices.sort(key=len, reverse=True)
+    lines = [data_dir]
+    for index in indices:
+        low, middle, high = np.percentile(index.num_samples / SAMPLE_RATE, (0, 50, 100))
+        num_events = 0 if index.event_values is None else len(index.event_values)
+        lines.append(
+            f"{index.split}: {len(index):,} clips, {index.hours:.2f} h, {num_events:,} events, "
+            f"seconds a clip (min / median / max): {low:.2f} / {middle:.2f} / {high:.2f}"
+        )
+    lines.append("\n" + "  ".join(f"{index.split:>9}" for index in indices) + "  clips with")
+    counts = np.stack([index.class_counts() for index in indices], axis=1)  # [classes, splits]
+    # The most frequent in the largest split come first.
+    for label in sorted(range(len(counts)), key=lambda k: (*(-counts[k]).tolist(), k)):
+        classes = indices[0].classes
+        lines.append("  ".join([*(f"{count:9d}" for count in counts[label]), classes[label]]))
+    return lines

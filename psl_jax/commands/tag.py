@@ -207,7 +207,7 @@ def _check_settings(arguments: argparse.Namespace, num_inputs: int) -> None:
         raise UserError("--skip_existing looks for what lies in --out=DIR: give that, too")
     if arguments.embeddings and not arguments.out:
         raise UserError("--embeddings writes files into --out=DIR: give that, too")
-    if arguments.format in ("audacity", "raven") and not arguments.out and num_inputs > 1:
+    if arguments.format in ("audacity", "raven", "frames") and not arguments.out and num_inputs > 1:
         raise UserError(f"--format={arguments.format} makes a file for each input: give --out=DIR")
 
 

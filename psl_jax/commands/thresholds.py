@@ -16,8 +16,6 @@ trained on.
 import argparse
 from collections.abc import Sequence
 
-import numpy as np
-
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.corrections import Corrections
 from psl_jax.data.source import Source, open_folder
@@ -87,15 +85,15 @@ def main(arguments: argparse.Namespace) -> None:
     source = _open_source(arguments)
     index, unit = source.index, threshold_tuning.choose_unit(source.index)
     tuning = threshold_tuning.tune(_count_scores(model, arguments, source), unit)
-    header, rows = _tabulate_classes(index.classes, tuning)
+    table = _tabulate_classes(index.classes, tuning)
     stored_in = None if arguments.dry_run else _store(model, arguments, index, tuning)
     if arguments.csv:
-        files.write_csv(arguments.csv, header, rows)
-    print("\n".join(_describe_tuning(index, tuning, header, rows)))
-    if num_others := len(set(model.classes) - set(index.classes)):
+        files.write_csv(arguments.csv, table.header, table.rows)
+    print("\n".join(_describe_tuning(index, tuning, table)))
+    if num_missing := len(model.classes) - int(tuning.has_clips.sum()):
         print(
-            f"{num_others} of the model's classes are not in these data: they have "
-            f"{tuning.common:.4g}, the best for all of these together"
+            f"{num_missing} of the model's classes are not in the split: they have "
+            f"{tuning.common:.4g}, the best for all others together"
         )
     data = run_files.read_config(arguments.model).get("data", {})
     if arguments.split in str(data.get("train_split", "")).split("+"):
@@ -159,49 +157,30 @@ def _count_clips(index: ClipIndex, unit: str) -> int:
     return int(index.annotated.sum()) if unit == "rows" else len(index)
 
 
-def _tabulate_classes(
-    classes: Sequence[str], tuning: TuningResult
-) -> tuple[list[str], list[list[str]]]:
-    """Makes the header and a row for each class."""
-    columns = {
-        "class": classes,
-        "threshold": [f"{value:.4g}" for value in tuning.thresholds],
-        "F1": _format_f1(tuning.f1, tuning),
-        "F1 at 0.5": _format_f1(tuning.f1_default, tuning),
-        f"true {tuning.unit}": list(map(str, tuning.num_true)),
-    }
-    return list(columns), list(map(list, zip(*columns.values(), strict=True)))
+def _tabulate_classes(classes: Sequence[str], tuning: TuningResult) -> Table:
+    """Makes a row for each class; those without clips have no F1."""
+    columns = (classes, tuning.thresholds, tuning.f1, tuning.f1_default, tuning.num_true)
+    rows = [
+        [name, f"{threshold:.4g}", *(f"{x:.3f}" if num_true else "" for x in f1), f"{num_true}"]
+        for name, threshold, *f1, num_true in zip(*columns, strict=True)
+    ]
+    header = ["class", "threshold", "F1", "F1 at 0.5", f"true {tuning.unit}"]
+    return Table(header, [False, True, True, True, True], rows)
 
 
-def _format_f1(values: np.ndarray, tuning: TuningResult) -> list[str]:
-    pairs = zip(values, tuning.has_clips, strict=True)
-    return [f"{value:.3f}" if has_clips else "" for value, has_clips in pairs]
-
-
-def _describe_tuning(
-    index: ClipIndex,
-    tuning: TuningResult,
-    header: list[str],
-    rows: list[list[str]],
-) -> list[str]:
+def _describe_tuning(index: ClipIndex, tuning: TuningResult, table: Table) -> list[str]:
     """Describes the result in lines."""
     is_by_rows, has_clips = tuning.unit == "rows", tuning.has_clips
     unit = "frames of 0.32 s (true events)" if is_by_rows else "clips (weak labels)"
     num_clips = _count_clips(index, tuning.unit)
     of_all = "" if num_clips == len(index) else f" of {len(index):,}"
     lines = [f"F1 of {unit}, {index.split}: {num_clips:,}{of_all} clips, {has_clips.sum()} classes"]
-    if len(rows) <= _MOST_LINES:
-        is_numeric = [False] + [True] * (len(header) - 1)
-        lines.append(result_tables.format_plain(Table(header, is_numeric, rows)))
+    if len(table.rows) <= _MOST_LINES:
+        lines.append(result_tables.format_plain(table))
     lines.append(
         f"mean F1 {tuning.f1[has_clips].mean():.3f} with these thresholds (tuned on the same "
         f"clips), {tuning.f1_default[has_clips].mean():.3f} with 0.5"
     )
-    if num_missing := int((~has_clips).sum()):
-        lines.append(
-            f"{num_missing} classes are not in the split: they have {tuning.common:.4g}, the best "
-            "for all together"
-        )
     has_few = has_clips & (index.class_counts() <= threshold_tuning.FEW_CLIPS)
     if has_few.any():
         lines.append(

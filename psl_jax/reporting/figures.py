@@ -26,7 +26,7 @@ COLOURS = ("#0072b2", "#d55e00", "#008a65", "#b5468b", "#bb8200", "#6d7681")
 INK, SOFT, RULE, PAGE = "#16191d", "#59616b", "#dfe3e7", "#ffffff"
 VARIABLES = {colour: f"c{number}" for number, colour in enumerate(COLOURS)}
 VARIABLES |= {INK: "ink", SOFT: "soft", RULE: "rule", PAGE: "page"}
-DASHES = ((), (4.5, 2), (2.5, 1.5), (5, 1.5, 1, 1.5), (1, 1.5), (0.5, 2))  # in line widths
+LINE_STYLES = ("-", "--", ":", "-.")  # where colours come again
 
 _WIDTH = 400  # points, about as wide as a telephone: there its text stays readable
 _HEIGHT = 260
@@ -42,7 +42,6 @@ _STYLE_COLOURS = {
 }
 
 Rows = Sequence[Sequence[Any]]
-Format = Callable[[float], str]
 
 
 class Caption(NamedTuple):
@@ -121,8 +120,7 @@ def write(folder: pathlib.Path, figures: Sequence[Figure]) -> None:
 class Series:
     """A line through `points` (x, y).
 
-    Those of `marks` are drawn as diamonds. A `faint` line stands in the background; `dashed` gives
-    a line the dashes that belong to its colour.
+    Those of `marks` are drawn as diamonds. A `faint` line stands in the background.
     """
 
     name: str
@@ -130,7 +128,6 @@ class Series:
     colour: int = 0
     marks: Sequence[tuple[float, float]] = ()
     faint: bool = False
-    dashed: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +156,7 @@ def lines(
             axes.plot(
                 *_columns_of(line_series.points),
                 color=colour,
-                linestyle=(0, dashes(line_series.colour) or None) if line_series.dashed else "-",
+                linestyle=line_style_of(line_series.colour),
                 linewidth=1 if line_series.faint else 1.8,
                 alpha=0.4 if line_series.faint else 1,
                 label=_short(line_series.name) if len(series) > 1 or line_series.marks else None,
@@ -203,7 +200,7 @@ def columns(
     return Figure(*caption, rows, plot)
 
 
-def bars(caption: Caption, bars: Sequence[Bar], *, x_label: str, form: Format) -> Figure:
+def bars(caption: Caption, bars: Sequence[Bar], *, x_label: str) -> Figure:
     """Horizontal bars, their values at the right, the paper's marked where they are given."""
 
     def plot(axes: "Axes") -> None:
@@ -215,7 +212,8 @@ def bars(caption: Caption, bars: Sequence[Bar], *, x_label: str, form: Format) -
             (line,) = _dots(axes, marks, INK, **kwargs)
             line.set_label("paper")
         values = axes.secondary_yaxis("right")
-        values.set_yticks(range(len(bars)), [_value(bar, form) for bar in bars])
+        texts = ["not scored" if bar.value is None else f"{bar.value:.2f}" for bar in bars]
+        values.set_yticks(range(len(bars)), texts)
         values.spines["right"].set_visible(False)
         values.tick_params(labelcolor=INK)
         _row_names(axes, [bar.name for bar in bars])
@@ -230,9 +228,8 @@ def colour_of(number: int) -> str:
     return COLOURS[number % len(COLOURS)]
 
 
-def dashes(number: int) -> tuple[float, ...]:
-    """The dashes of a number; beyond the colours these come again, with other dashes."""
-    return DASHES[(number + number // len(COLOURS)) % len(COLOURS)]
+def line_style_of(number: int) -> str:
+    return LINE_STYLES[number // len(COLOURS) % len(LINE_STYLES)]
 
 
 def number(value: float) -> str:
@@ -280,10 +277,6 @@ def _dots(
 
 def _columns_of(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
     return [x for x, _ in points], [y for _, y in points]
-
-
-def _value(bar: Bar, form: Format) -> str:
-    return "not scored" if bar.value is None else form(bar.value)
 
 
 def _short(name: str) -> str:

@@ -10,20 +10,12 @@ import numpy as np
 
 from psl_jax.networks.trained_model import Model
 from psl_jax.reporting import run_page
-from psl_jax.reporting.result_tables import read_classes
+from psl_jax.reporting.result_tables import list_metrics, read_classes
 from psl_jax.runtime import files, run_files
 from psl_jax.runtime.paths import path_of
 from psl_jax.scoring import bootstrap, evaluation, event_metrics
 from psl_jax.tagging.windowing import FRAME_SECONDS
 
-_FIGURES = {
-    "mAP": ("mAP", 100, " %"),
-    "mAP_at_3": ("mAP@3", 100, " %"),
-    "lwlrap": ("lwlrap", 100, " %"),
-    "AUC": ("AUC", 1, ""),
-    "d_prime": ("d'", 1, ""),
-    **{key: (name, 1, "") for key, name in event_metrics.EVENT_METRICS.items()},
-}
 _MOST_CLASSES = 60  # that are listed in the card itself
 
 
@@ -142,14 +134,10 @@ def _read_figures(folder: pathlib.Path) -> list[Figure]:
     metrics = files.read_json(folder / evaluation.METRICS)
     stored = evaluation.read_scores(folder)
     measured = []
-    for key, (name, scale, unit) in _FIGURES.items():
-        if metrics.get(key) is None:
-            continue
+    for name, value, text in list_metrics(metrics, 1):
         interval = ""
-        if key == "mAP" and stored is not None:
+        if name == "mAP" and stored is not None:
             low, high = bootstrap.compute_map_interval(stored["targets"], stored["scores"])
             interval = f"{100 * low:.1f} to {100 * high:.1f} %"
-        decimals = 1 if scale == 100 else 3
-        text = f"{scale * metrics[key]:.{decimals}f}{unit}"
-        measured.append(Figure(name, metrics[key], text, interval, metrics.get("num_clips")))
+        measured.append(Figure(name, value, text, interval, metrics.get("num_clips")))
     return measured

@@ -27,7 +27,7 @@ def curve(log: Sequence[Mapping[str, Any]], name: str) -> Curve:
 
 
 def colours(names: Sequence[str]) -> dict[str, int]:
-    """A number for each, of a colour and dashes; where colours come again the dashes are others."""
+    """A number for each, of a colour and a line style, which differs where colours come again."""
     students = [name for name in names if name not in ("weak", "teacher")]
     chosen = {
         name: _STUDENTS[i % len(_STUDENTS)] + len(figures.COLOURS) * (i // len(_STUDENTS))
@@ -86,11 +86,9 @@ def smoothed(points: Curve) -> Curve:
     reach = len(points) // 60
     if not reach:
         return points
-    values = np.array([v for _, v in points], np.float64)
-    total = np.concatenate([[0.0], np.cumsum(values)])
-    here = np.arange(len(values))
-    low, high = np.maximum(here - reach, 0), np.minimum(here + reach + 1, len(values))
-    means = (total[high] - total[low]) / (high - low)
+    window, values = np.ones(2 * reach + 1), np.array([v for _, v in points], np.float64)
+    sums, counts = (np.convolve(x, window, "same") for x in (values, np.ones(len(values))))
+    means = sums / counts
     return [(step, float(m)) for (step, _), m in zip(points, means, strict=True)]
 
 
@@ -121,14 +119,14 @@ def comparison(
         for e in experiments
     ]
     caption = Caption("mean_average_precision", "mAP on the evaluation set")
-    return [figures.bars(caption, bars, x_label="mAP (%)", form="{:.2f}".format)]
+    return [figures.bars(caption, bars, x_label="mAP (%)")]
 
 
 def curves(logs: Logs, whose: str = "") -> list[Figure]:
     """Validation mAP and loss of all runs; `whose` ends the notes."""
     colour = colours(list(logs))
     drawn = []
-    scores = {n: [(s, 100 * v) for s, v in curve(log, VALIDATION_MAP)] for n, log in logs.items()}
+    scores = {name: _percents(curve(log, VALIDATION_MAP)) for name, log in logs.items()}
     if lines := _lines(scores, colour):
         note = (
             "Against the weak labels of the validation split: flattering for an experiment that "
@@ -146,11 +144,7 @@ def curves(logs: Logs, whose: str = "") -> list[Figure]:
 
 
 def _lines(points: Mapping[str, list[Any]], colour: Mapping[str, int]) -> list[Series]:
-    return [
-        Series(name, thinned(line), colour[name], dashed=True)
-        for name, line in points.items()
-        if line
-    ]
+    return [Series(name, thinned(line), colour[name]) for name, line in points.items() if line]
 
 
 # --- Soft labels ----------------------------------------------------------------------------------

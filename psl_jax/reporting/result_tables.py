@@ -5,8 +5,8 @@ import dataclasses
 import math
 import pathlib
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring.evaluation import PER_CLASS
@@ -108,8 +108,19 @@ def shared_notes(experiments: Sequence[Mapping[str, Any]]) -> list[str]:
     return list(dict.fromkeys(note for entry in experiments for note in entry.get("notes", ())))
 
 
-# How they are called, by their keys in metrics.json.
+# How they are called, by their keys in metrics.json; MEASURES are in percent.
 MEASURES = {"mAP": "mAP", "mAP_at_3": "mAP@3", "lwlrap": "lwlrap"}
+METRICS = MEASURES | {"AUC": "AUC", "d_prime": "d'"} | EVENT_METRICS
+
+
+def list_metrics(
+    metrics: Mapping[str, Any], percent_decimals: int = 2
+) -> Iterator[tuple[str, float, str]]:
+    """Yields (name, value, the value as text) of those metrics of a metrics.json that are known."""
+    for key, name in METRICS.items():
+        if (value := metrics.get(key)) is not None:
+            text = f"{percent(value, percent_decimals)} %" if key in MEASURES else decimal(value)
+            yield name, value, text
 
 
 def measure_of(results: Mapping[str, Any], name: str) -> str:
@@ -309,24 +320,13 @@ def format_plain(table: Table) -> str:
 # --- Classes --------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
-class ClassRow:
+class ClassRow(NamedTuple):
     """A class; APs are in 0 to 1, None where the class has no positive."""
 
     name: str
     positives: int
     gain: float | None  # of the best experiment over the reference
     ap: Mapping[str, float | None]  # by experiment
-
-
-@dataclasses.dataclass(frozen=True)
-class ClassTable:
-    """Rows by falling gain, those without one last."""
-
-    experiments: Sequence[str]
-    best: str
-    reference: str
-    rows: Sequence[ClassRow]
 
 
 def read_classes(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -362,11 +362,12 @@ def _float(text: str) -> float | None:
 
 def class_table(
     runs: Mapping[str, Sequence[pathlib.Path]], best: str | None, reference: str
-) -> ClassTable | None:
-    """Makes the table of experiments, each with the folders of its runs: APs are means over these.
+) -> list[ClassRow]:
+    """Makes the rows of experiments, each with the folders of its runs: APs are means over these.
 
-    None where no run was evaluated. Classes are those of the best experiment, or else of the first
-    that was evaluated; experiments and runs with others are left out.
+    Rows stand by falling gain, those without one last; there are none where no run was evaluated.
+    Classes are those of the best experiment, or else of the first that was evaluated; experiments
+    and runs with others are left out.
     """
     tables = {
         name: list(filter(None, (read_classes(folder / PER_CLASS) for folder in folders)))
@@ -374,7 +375,7 @@ def class_table(
     }
     tables = {name: of_runs for name, of_runs in tables.items() if of_runs}
     if not tables:
-        return None
+        return []
     classes = {name: _list_names(of_runs[0]) for name, of_runs in tables.items()}
     shown = classes.get(best or "", next(iter(classes.values())))
     ap = {
@@ -393,8 +394,7 @@ def class_table(
         if best != reference and ours is not None and theirs is not None:
             gain = ours - theirs
         rows.append(ClassRow(name, first_rows[number]["num_positives"], gain, values))
-    rows.sort(key=lambda row: (row.gain is None, -(row.gain or 0), row.name))
-    return ClassTable(list(ap), best or "", reference, rows)
+    return sorted(rows, key=lambda row: (row.gain is None, -(row.gain or 0), row.name))
 
 
 def _list_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:

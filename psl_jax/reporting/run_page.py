@@ -106,31 +106,19 @@ def _settings(
 ) -> list[tuple[str, list[tuple[str, str, str | None]]]]:
     """[(group, [(key, value, the default if it differs)])], top-level scalars first."""
     flat_defaults = None if defaults is None else dict(flatten(files.as_json(defaults)))
-    groups: dict[str, list[tuple[str, str, str | None]]] = {}
+    groups: dict[str, list[tuple[str, str, str | None]]] = {"general": []}
     for key, value in flatten(config):
-        group, dot, name = key.partition(".")
-        default = value if flat_defaults is None else flat_defaults.get(key, _ABSENT)
-        changed = None
-        if default != value:
-            changed = "not in the defaults" if default is _ABSENT else f"default {_show(default)}"
-        entry = (name if dot else key, _show(value), changed)
-        groups.setdefault(group if dot else "general", []).append(entry)
-    return sorted(groups.items(), key=lambda item: item[0] != "general")
-
-
-_ABSENT = object()
+        group, _, name = key.rpartition(".")
+        default = value if flat_defaults is None else flat_defaults.get(key, "none")
+        changed = None if default == value else f"default {_show(default)}"
+        groups.setdefault(group or "general", []).append((name, _show(value), changed))
+    return [(group, entries) for group, entries in groups.items() if entries]
 
 
 def _show(value: Any) -> str:
-    if value is None or value == "":
-        return "none" if value is None else "“”"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:g}"
     if isinstance(value, list):
-        return ", ".join(map(_show, value)) or "none"
-    return str(value)
+        return ", ".join(map(str, value))
+    return str(value) or "“”"
 
 
 # --- Rendering ------------------------------------------------------------------------------

@@ -54,6 +54,7 @@ def write(suite_dir: str | os.PathLike[str], results: Mapping[str, Any]) -> path
         "tiles": _tiles(experiments, best, reference),
         "table": result_tables.suite_table(results),
         "best": best,
+        "reference": reference,
         "kind": _kind(experiments),
         "seeds": seeds,
         "folds": results.get("folds") or [],

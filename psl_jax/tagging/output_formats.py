@@ -1,12 +1,10 @@
 """Writes tags as text: a table for the terminal, CSV, JSON, Audacity labels, scores over time."""
 
-import codecs
 import csv
 import io
 import json
 import os
 import pathlib
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -182,20 +180,13 @@ def to_json(tags: FileTags, max_tags: int) -> dict[str, Any]:
     }
 
 
-def format_frame_rows(
-    tags: FileTags, with_file: bool = False, header: bool = True
-) -> Iterator[str]:
-    """Formats the scores over time as CSV: a line for each row, a column for each class.
-
-    with_file: begins each line with the file's name.
-    """
-    file_column = [make_printable(tags.input.path)] if with_file else []
-    if header:
-        yield _format_csv_line([*(["file"] if with_file else []), "time", *tags.labels])
+def format_frame_rows(tags: FileTags) -> Iterator[str]:
+    """Formats the scores over time as CSV: a line for each row, a column for each class."""
+    yield _format_csv_line(["time", *tags.labels])
     for start in range(0, len(tags.frame_times), _ROWS_AT_ONCE):
         rows = slice(start, start + _ROWS_AT_ONCE)
         yield "".join(
-            _format_csv_line([*file_column, f"{time:.2f}", *(f"{score:.4f}" for score in scores)])
+            _format_csv_line([f"{time:.2f}", *(f"{score:.4f}" for score in scores)])
             for time, scores in zip(
                 tags.frame_times[rows], tags.frame_scores[rows].tolist(), strict=True
             )
@@ -216,24 +207,17 @@ class Printer:
 
     def __init__(self, style: str, max_tags: int, width: int = 100):
         self.style, self.max_tags, self.width = style, max_tags, width
-        self._header = True
+        self._is_first = True
 
     def __call__(self, tags: FileTags) -> None:
-        for part in self._format_parts(tags):
+        parts = render(tags, self.style, max_tags=self.max_tags, width=self.width)
+        if self.style == "json":  # a line for each file, which any locale can print
+            parts = iter([json.dumps(to_json(tags, self.max_tags)) + "\n"])
+        elif self.style == "csv" and not self._is_first:
+            parts = iter([format_event_rows(tags)])
+        for part in parts:
             disk_errors.write_output(part)
-        self._header = False
-
-    def _format_parts(self, tags: FileTags) -> Iterator[str]:
-        if self.style == "json":  # a line for each file
-            # In an ASCII locale other letters would become escapes that are no JSON.
-            encoding = codecs.lookup(sys.stdout.encoding or "ascii").name
-            yield json.dumps(to_json(tags, self.max_tags), ensure_ascii=encoding != "utf-8") + "\n"
-        elif self.style == "frames":
-            yield from format_frame_rows(tags, with_file=True, header=self._header)
-        elif self.style == "csv" and not self._header:
-            yield format_event_rows(tags)
-        else:
-            yield from render(tags, self.style, max_tags=self.max_tags, width=self.width)
+        self._is_first = False
 
 
 class OutputFolder:

@@ -187,12 +187,10 @@ def test_the_only_data_set_below_a_folder_is_found(prepared, tmp_path):
 def test_description(prepared, capsys):
     assert run(f"--describe={prepared}") == 0
     output = capsys.readouterr().out
-    assert "balanced: 14 clips, 0.01 h" in output
+    assert "balanced: 14 clips, 0.01 h, " in output
     assert "(min / median / max): 2.50 / 2.54 / 2.58" in output
-    assert "rates of the recordings: 16 kHz: 14" in output
     assert f"{14:9d}  {14:9d}  Speech\n" in output
     assert f"{7:9d}  {7:9d}  Male speech, man speaking\n" in output
-    assert "problems: missing: 1" in output
     assert all(f"  {name}\n" in output for name in audioset_classes())
 
 

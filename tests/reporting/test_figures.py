@@ -106,7 +106,7 @@ def test_classes_of_all_experiments_side_by_side(suite):
     runs = {e["name"]: [folder / d for d in e["run_dirs"]] for e in results["experiments"]}
     table = result_tables.class_table(runs, "psl2s", "weak")
     kept = {n: [evaluation.read_scores(d) for d in dirs] for n, dirs in runs.items()}
-    for row in table.rows:
+    for row in table:
         c = kept["weak"][0]["classes"].tolist().index(row.name)
         positives = kept["weak"][0]["targets"][:, c].sum()
         assert row.positives == positives
@@ -120,9 +120,9 @@ def test_classes_of_all_experiments_side_by_side(suite):
             for n, each in kept.items()
         }
         assert row.ap == pytest.approx(ap) and row.gain == pytest.approx(ap["psl2s"] - ap["weak"])
-    gains = [row.gain for row in table.rows if row.gain is not None]
+    gains = [row.gain for row in table if row.gain is not None]
     assert gains == sorted(gains, reverse=True)
-    assert result_tables.class_table({"x": [folder / "nothing"]}, "x", "weak") is None
+    assert result_tables.class_table({"x": [folder / "nothing"]}, "x", "weak") == []
 
 
 def test_a_suite_leaves_csv_and_png_of_each_figure(suite):
@@ -176,8 +176,8 @@ def test_bars_of_zeros_of_long_names_and_of_none():
         figures.Bar(NASTY, None),
         figures.Bar("z", 0.2, 3, reference=0.1),
     ]
-    figure = figures.bars(figures.Caption("f", "t"), bars, x_label="x", form="{:.1f}".format)
-    named = {"x" * 33 + "…", NASTY, "z", "0.0", "not scored", "0.2", "paper"}
+    figure = figures.bars(figures.Caption("f", "t"), bars, x_label="x")
+    named = {"x" * 33 + "…", NASTY, "z", "0.00", "not scored", "0.20", "paper"}
     assert named <= set(texts(figure))
     columns = [("a", [0.0, 0.0], 0)]
     shown = figures.columns(figures.Caption("f", "t"), "pq", columns, x_label="x", y_label="y")
@@ -212,8 +212,8 @@ def test_figures_have_the_colours_of_the_page():
             assert max(page, other) / min(page, other) > 3, name  # WCAG 2 asks so of figures
 
 
-def test_lines_of_many_experiments_differ_in_colour_or_in_dashes():
+def test_lines_of_many_experiments_differ_in_colour_or_in_style():
     names = [f"student {i}" for i in range(20)]
     numbers = result_figures.colours(["teacher", "weak", *names]).values()
-    looks = [(figures.colour_of(number), figures.dashes(number)) for number in numbers]
+    looks = [(figures.colour_of(number), figures.line_style_of(number)) for number in numbers]
     assert len(set(looks)) == len(looks)

@@ -148,7 +148,7 @@ def test_run_report_holds_everything(tmp_path):
         "29 scored; 1 without a positive clip",
         "learning_rate 0.0001",
         "seed 3 default 0",
-        "mixup no not in the defaults",
+        "mixup False default none",
         "Training loss",
         "Validation mAP",
         "best 4",

@@ -95,38 +95,32 @@ export class Timeline {
 
   // --- Zoom -----------------------------------------------------------------------------
 
-  get fitting() {
-    return this.wave.getWidth() / this.result.seconds;
+  // px a second with which all is in sight, a second or three are, and now.
+  get #scales() {
+    const fitting = this.wave.getWidth() / this.result.seconds;
+    return { fitting, closest: Math.max(CLOSEST, fitting * 4), now: Math.max(this.scale, fitting) };
   }
 
-  get zoom() {
-    return this.scale > this.fitting ? Math.log(this.scale / this.fitting) / Math.log(CLOSEST / this.fitting) : 0;
+  // level: 0 shows all, 1 a second or three.
+  zoomTo(level) {
+    const { fitting, closest, now } = this.#scales;
+    this.zoomBy(fitting * (closest / fitting) ** level / now);
   }
 
-  // level: 0 shows all, 1 a second or three; what is at `x` (px from the left) stays there.
-  zoomTo(level, x = this.#middle()) {
-    const closest = Math.max(CLOSEST, this.fitting * 4), bound = Math.min(Math.max(level, 0), 1);
-    this.#zoomed(this.fitting * (closest / this.fitting) ** bound, x);
-  }
-
+  // What is at `x` (px from the left) stays there.
   zoomBy(factor, x = this.#middle()) {
-    const now = Math.max(this.scale, this.fitting), closest = Math.max(CLOSEST, this.fitting * 4);
-    this.#zoomed(Math.min(Math.max(now * factor, this.fitting), closest), x);
+    const { fitting, closest, now } = this.#scales, time = (this.wave.getScroll() + x) / now;
+    const scale = Math.min(Math.max(now * factor, fitting), closest);
+    this.scale = scale <= fitting * 1.001 ? 0 : scale;
+    this.wave.zoom(this.scale);
+    this.wave.setScroll(Math.max(time * scale - x, 0));
+    this.redraw();
   }
 
   // Where the cursor is, or the middle where it is out of sight.
   #middle() {
     const [from, to] = this.range(), share = (this.time - from) / (to - from);
     return this.wave.getWidth() * (share >= 0 && share <= 1 ? share : 0.5);
-  }
-
-  #zoomed(scale, x) {
-    const now = Math.max(this.scale, this.fitting), time = (this.wave.getScroll() + x) / now;
-    this.scale = scale <= this.fitting * 1.001 ? 0 : scale;
-    this.wave.zoom(this.scale);
-    this.wave.setScroll(Math.max(time * Math.max(this.scale, this.fitting) - x, 0));
-    $("zoom").value = this.zoom;
-    this.redraw();
   }
 
   // Scrolls so that a time is in sight.
@@ -137,12 +131,12 @@ export class Timeline {
   }
 
   range() {
-    const scale = Math.max(this.scale, this.fitting), from = this.wave.getScroll() / scale;
-    return [from, Math.min(from + this.wave.getWidth() / scale, this.result.seconds)];
+    const { now } = this.#scales, from = this.wave.getScroll() / now;
+    return [from, Math.min(from + this.wave.getWidth() / now, this.result.seconds)];
   }
 
   timeAt(x) {
-    return this.range()[0] + (x - $("wave").getBoundingClientRect().left) / Math.max(this.scale, this.fitting);
+    return this.range()[0] + (x - $("wave").getBoundingClientRect().left) / this.#scales.now;
   }
 
   #gestures() {
@@ -203,7 +197,8 @@ export class Timeline {
     drawHeat(heat, this.result, this.rows, this.top, from, to, width, ROW);
     drawTicks(ticks, from, to, this.result.seconds, width, TICKS, clock);
     this.#place(from, to);
-    $("zoom").value = this.zoom;
+    const { fitting, closest, now } = this.#scales;
+    $("zoom").value = Math.log(now / fitting) / Math.log(closest / fitting);
   }
 
   // Regions for the events in sight: there may be thousands in all.
