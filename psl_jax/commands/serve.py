@@ -14,7 +14,6 @@ import ipaddress
 import os
 import re
 import socket
-import threading
 import urllib.parse
 from collections.abc import Sequence
 from typing import Any
@@ -133,7 +132,7 @@ def main(arguments: argparse.Namespace) -> int:
         event_settings = tagging_cli.make_event_settings(arguments, model)
         segmentation = model.segmentation(arguments.segment_seconds, arguments.hop_seconds)
         served = service.Service(model, segmentation, event_settings, limits)
-        threading.Thread(target=served.warm_up, daemon=True).start()
+        served.worker.submit(served.warm_up)
         run_server(application.make_application(served, allowed, table), listener, arguments.token)
     return 0
 

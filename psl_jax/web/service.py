@@ -87,22 +87,20 @@ class Service:
     ):
         self.tagger, self.segmentation = tagger, segmentation
         self.settings, self.limits = settings, limits
-        self._lock = threading.Lock()
         # It has its own thread: the server's threads answer other requests meanwhile.
         self.worker = ThreadPoolExecutor(1, thread_name_prefix="tag")
 
     def warm_up(self) -> None:
         """Compiles, before the first file comes, for files of one segment and of several."""
-        with self._lock:
-            for seconds in (self.segmentation.seconds, 2 * self.segmentation.seconds + 1):
-                silence = np.zeros(round(seconds * SAMPLE_RATE), np.float32)
-                self.tagger.tag(
-                    silence,
-                    SAMPLE_RATE,
-                    segment_seconds=self.segmentation.seconds,
-                    hop_seconds=self.segmentation.hop_seconds,
-                )
-            spectrogram.compute_spectrogram(lambda: iter([silence]))
+        for seconds in (self.segmentation.seconds, 2 * self.segmentation.seconds + 1):
+            silence = np.zeros(round(seconds * SAMPLE_RATE), np.float32)
+            self.tagger.tag(
+                silence,
+                SAMPLE_RATE,
+                segment_seconds=self.segmentation.seconds,
+                hop_seconds=self.segmentation.hop_seconds,
+            )
+        spectrogram.compute_spectrogram(lambda: iter([silence]))
 
     def tag(
         self,
@@ -115,19 +113,18 @@ class Service:
         watch: is called with each block of samples.
         """
         job.has_begun = True
-        with self._lock:
-            job.check()
-            result = next(
-                tag_files(
-                    self.tagger,
-                    [Input(job.path, job.name)],
-                    segmentation=self.segmentation,
-                    settings=settings or self.settings,
-                    report_seconds=job.check,
-                    watch_block=watch,
-                    max_seconds=self._find_max_seconds(job),
-                )
+        job.check()
+        result = next(
+            tag_files(
+                self.tagger,
+                [Input(job.path, job.name)],
+                segmentation=self.segmentation,
+                settings=settings or self.settings,
+                report_seconds=job.check,
+                watch_block=watch,
+                max_seconds=self._find_max_seconds(job),
             )
+        )
         if isinstance(result, BadFile):
             raise self._make_refusal(result.error, job)
         return dataclasses.replace(result, input=Input(job.name, job.name))

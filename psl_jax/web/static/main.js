@@ -22,7 +22,7 @@ let sound = ""; // address of what is played
 const settings = new Settings(onceAFrame(update));
 const queue = new Queue(changed);
 const list = new EventList({ choose, change });
-const timeline = new Timeline($("player"), { time: tick, select: choose, change, hover });
+const timeline = new Timeline($("player"), { time: tick, select: choose, change });
 
 // --- Files --------------------------------------------------------------------------------
 
@@ -160,7 +160,6 @@ function showLabels() {
   }
   for (const item of $("labels").children) item.firstChild.setAttribute("aria-pressed", item.dataset.label === chosenClass);
   $("more").hidden = rows.length <= count;
-  $("fewer").hidden = count <= ROWS;
   $("legend").textContent = rows.length ? `Full colour: a score of ${scale()}. Framed: events.` : "No class has such a name.";
 }
 
@@ -177,28 +176,12 @@ function tick(seconds) {
   list.now(seconds);
 }
 
-function hover(seconds, row, x, y) {
-  const tip = $("hover");
-  tip.hidden = seconds === null || !shown || row >= Math.min(rows.length, count);
-  if (tip.hidden) return;
-  const label = row >= 0 ? rows[row] : null;
-  tip.textContent = clock(seconds) + (label === null ? "" : `  ${shown.labels[label]} ${scoreOf(shown, frameAt(shown, seconds), label).toFixed(2)}`);
-  const half = tip.offsetWidth / 2;
-  tip.style.left = `${Math.min(Math.max(x, half), $("plot").clientWidth - half)}px`;
-  tip.style.top = `${y}px`;
-}
-
 // --- Events -------------------------------------------------------------------------------
 
-function choose(event, seek = true) {
-  chosenEvent = event?.id ?? null;
-  if (event) {
-    chosenClass = event.label;
-    if (seek) {
-      timeline.seek(event.onset);
-      timeline.reveal(event.onset);
-    }
-  }
+function choose(event) {
+  [chosenEvent, chosenClass] = [event.id, event.label];
+  timeline.seek(event.onset);
+  timeline.reveal(event.onset);
   update();
 }
 
@@ -271,7 +254,6 @@ const pressed = {
   out: () => timeline.zoomBy(1 / 1.6),
   fit: () => timeline.zoomTo(0),
   more: () => { count += ROWS; update(); },
-  fewer: () => { count = ROWS; update(); },
   add,
   undo,
   "event-play": () => timeline.playEvent(selected()),

@@ -11,7 +11,7 @@ const MOST = 400; // regions at a time, of the events in sight
 const CLOSEST = 400; // px a second
 
 export class Timeline {
-  // on: {time(seconds), select(event), change(event, {onset, offset}), hover(seconds, row, x, y)}
+  // on: {time(seconds), select(event), change(event, {onset, offset})}
   constructor(player, on) {
     this.player = player;
     this.on = on;
@@ -135,10 +135,6 @@ export class Timeline {
     return [from, Math.min(from + this.wave.getWidth() / now, this.result.seconds)];
   }
 
-  timeAt(x) {
-    return this.range()[0] + (x - $("wave").getBoundingClientRect().left) / this.#scales.now;
-  }
-
   #gestures() {
     const box = $("wave");
     box.addEventListener("wheel", (event) => {
@@ -146,12 +142,6 @@ export class Timeline {
       event.preventDefault();
       this.zoomBy(Math.exp(-event.deltaY / 200), event.clientX - box.getBoundingClientRect().left);
     }, { passive: false });
-    box.addEventListener("mousemove", (event) => {
-      if (!this.wave) return;
-      const place = box.getBoundingClientRect(), row = Math.floor((event.clientY - place.top - WAVE - MEL - 2 * GAP) / ROW);
-      this.on.hover(this.timeAt(event.clientX), row, event.clientX - place.left, event.clientY - place.top);
-    });
-    box.addEventListener("mouseleave", () => this.on.hover(null));
   }
 
   // --- Pictures -------------------------------------------------------------------------
