@@ -51,6 +51,31 @@ class EventSettings:
         values = threshold if isinstance(threshold, tuple) else (threshold,) * len(labels)
         return dict(zip(labels, values, strict=True))
 
+    def change(
+        self,
+        labels: Sequence[str],
+        threshold: float | None = None,
+        by_name: Mapping[str, float] | None = None,
+        median_filter: int | None = None,
+    ) -> "EventSettings":
+        """Returns these settings of the classes `labels` with what is given in place of their own.
+
+        threshold: that of all classes; by_name: those of some. Raises UserError for another class.
+        """
+        thresholds = self.get_threshold_by_class(labels)
+        if threshold is not None:
+            thresholds = dict.fromkeys(labels, threshold)
+        for name in by_name or {}:
+            if name not in thresholds:
+                raise UserError(
+                    f"threshold: {name[:100]!r} is none of the {len(labels)} classes"
+                    f"{near_names(name, labels)}"
+                )
+        return EventSettings(
+            tuple((thresholds | dict(by_name or {})).values()),
+            self.median_filter if median_filter is None else median_filter,
+        )
+
     def get_thresholds(self, num_classes: int) -> np.ndarray:
         """Returns the thresholds of the classes, float32 [classes], as scores are."""
         return np.broadcast_to(np.asarray(self.threshold, np.float32), num_classes)
@@ -173,22 +198,9 @@ class Tags:
         None, have the model's (`psl-jax thresholds`), 0.5 where none were tuned. median_filter: by
         default that with which the model's thresholds were tuned.
         """
-        settings = EventSettings(
-            self._resolve_thresholds(threshold),
-            self.median_filter if median_filter is None else median_filter,
-        )
+        settings = EventSettings(self.thresholds or DEFAULT_THRESHOLD, self.median_filter)
+        if isinstance(threshold, Mapping):
+            settings = settings.change(self.labels, None, threshold, median_filter)
+        else:
+            settings = settings.change(self.labels, threshold, None, median_filter)
         return find_events(self.frame_scores, settings, self.labels, self.seconds)
-
-    def _resolve_thresholds(
-        self, thresholds: float | Mapping[str, float] | None
-    ) -> float | tuple[float, ...]:
-        if thresholds is not None and not isinstance(thresholds, Mapping):
-            return thresholds
-        model_thresholds = self.thresholds or (DEFAULT_THRESHOLD,) * len(self.labels)
-        by_name = dict(zip(self.labels, model_thresholds, strict=True))
-        if unknown := [name for name in thresholds or {} if name not in by_name]:
-            suggestion = near_names(unknown[0], self.labels)
-            raise UserError(
-                f"threshold: {unknown[0]!r} is none of the {len(self.labels)} classes{suggestion}"
-            )
-        return tuple((by_name | dict(thresholds or {})).values())

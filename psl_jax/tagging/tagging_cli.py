@@ -73,17 +73,12 @@ def make_event_settings(arguments: argparse.Namespace, tagger: Tagger) -> EventS
 
     Raises UserError for values out of range, and for a file of thresholds that cannot be used.
     """
-    thresholds = dict(zip(tagger.labels, tagger.thresholds, strict=True))
-    if arguments.threshold is not None:
-        thresholds = dict.fromkeys(tagger.labels, arguments.threshold)
+    by_name = {}
     if arguments.thresholds:
         of_file = read_thresholds(arguments.thresholds, tagger.model_labels)
-        thresholds = {name: of_file.get(name, value) for name, value in thresholds.items()}
-    median_filter = arguments.median_filter
-    return EventSettings(
-        tuple(thresholds.values()),
-        tagger.median_filter if median_filter is None else median_filter,
-    )
+        by_name = {name: of_file[name] for name in tagger.labels if name in of_file}
+    settings = EventSettings(tagger.thresholds, tagger.median_filter)
+    return settings.change(tagger.labels, arguments.threshold, by_name, arguments.median_filter)
 
 
 def read_thresholds(path: str | os.PathLike[str], classes: Sequence[str]) -> dict[str, float]:

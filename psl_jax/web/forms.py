@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, Json, Strict, ValidationError
 
 from psl_jax.audio.segments import Segmentation
-from psl_jax.networks.class_lists import near_names
 from psl_jax.networks.trained_model import DEFAULT_THRESHOLD
 from psl_jax.runtime.errors import UserError
 from psl_jax.tagging.events import EventSettings
@@ -72,18 +71,10 @@ class TagUpload(Upload):
 
     def make_event_settings(self, service: Service) -> EventSettings:
         """Adds the service's settings where this has none. Raises RefusedError, 422."""
-        defaults, labels = service.settings, service.tagger.labels
-        thresholds = defaults.get_threshold_by_class(labels)
-        if self.threshold is not None:  # it holds for all classes
-            thresholds = dict.fromkeys(labels, self.threshold)
-        for label in self.thresholds:
-            if label not in labels:
-                hint = near_names(label, labels) or ": GET /api/v1/labels lists them"
-                raise _refuse(f"thresholds: there is no class {label[:100]!r}{hint}")
-        thresholds |= self.thresholds
-        median_filter = self.median_filter or defaults.median_filter
         try:
-            return EventSettings(tuple(thresholds.values()), median_filter)
+            return service.settings.change(
+                service.tagger.labels, self.threshold, self.thresholds, self.median_filter
+            )
         except UserError as error:
             raise _refuse(str(error)) from error
 

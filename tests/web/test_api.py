@@ -123,7 +123,7 @@ def test_labels_and_health(port):
         ({"threshold": "high"}, "threshold is 'high', expected a valid number"),
         ({"thresholds": "{"}, "thresholds is '{': Invalid JSON"),
         ({"thresholds": '{"dog": true}'}, "thresholds: dog is 'True', expected a valid number"),
-        ({"thresholds": '{"dgo": 0.5}'}, "there is no class 'dgo' (near: dog)"),
+        ({"thresholds": '{"dgo": 0.5}'}, "threshold: 'dgo' is none of the 6 classes (near: dog)"),
         ({"thresholds": '{"dog": 2}'}, "thresholds: dog is '2', expected less than or equal to 1"),
         ({"median_filter": 2}, "median_filter is 2, expected an odd number"),
         ({"top_k": 0}, "top_k is '0', expected greater than or equal to 1"),
