@@ -213,7 +213,7 @@ def test_figures_have_the_colours_of_the_page():
 
 
 def test_lines_of_many_experiments_differ_in_colour_or_in_style():
-    names = [f"student {i}" for i in range(20)]
+    names = [f"student {i}" for i in range(16)]
     numbers = result_figures.colours(["teacher", "weak", *names]).values()
     looks = [(figures.colour_of(number), figures.line_style_of(number)) for number in numbers]
     assert len(set(looks)) == len(looks)
