@@ -57,17 +57,6 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min {rest_seconds:02d} s" if minutes < 10 else f"{round(seconds / 60)} min"
 
 
-def size(number: float | None) -> str:
-    """Bytes: 812 B, 34 kB, 1.2 MB, 5.6 GB."""
-    if number is None:
-        return MISSING
-    for unit, bytes_of_it in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if number >= bytes_of_it:
-            scaled = number / bytes_of_it
-            return f"{scaled:.1f} {unit}" if scaled < 10 else f"{scaled:,.0f} {unit}"
-    return f"{number:.0f} B"
-
-
 def _segments(row: Mapping[str, Any]) -> str:
     """Their length, and of those that overlap how far one is from the next."""
     seconds, hop = row.get("segment_seconds"), row.get("hop_seconds")
@@ -223,7 +212,6 @@ def quality_table(results: Mapping[str, Any]) -> Table | None:
         ("weak mAP %", True, _field("weak_map", percent)),
         ("per clip", True, _field("mean_labels", lambda value: decimal(value, 2))),
         ("no label %", True, _field("share_without_labels", lambda value: percent(value, 1))),
-        ("on disk", True, _field("bytes", size)),
     ]
     return _table(columns, rows)
 

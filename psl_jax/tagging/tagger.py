@@ -44,9 +44,6 @@ MAX_SEGMENT_SECONDS = 60.0
 MIN_TAGGING_HOP_SECONDS = 0.01
 HOP_SHARE = 0.25  # of a segment's length: measured in docs/RESULTS.md
 
-# Seconds of audio in a batch: more gains nothing on a CPU, and accelerators have room.
-_BATCH_SECONDS = {"cpu": 64.0}
-_BATCH_SECONDS_ACCELERATOR = 640.0
 _MAX_BATCH = 512
 
 # Sizes of batches that are not full: each size needs another program.
@@ -116,8 +113,8 @@ class Tagger:
         self._process = os.getpid()
         self._network = jax.device_put(model.folded)
         self.embedding_size = self._network.classifier.kernel.shape[0]
-        platform = jax.default_backend()
-        self.batch_seconds = _BATCH_SECONDS.get(platform, _BATCH_SECONDS_ACCELERATOR)
+        # More audio in a batch gains nothing on a CPU, and accelerators have room.
+        self.batch_seconds = 64.0 if jax.default_backend() == "cpu" else 640.0
 
     def __repr__(self) -> str:
         name = self.info.name
@@ -246,20 +243,10 @@ class Tagger:
         """
         if segment_seconds is None:
             segment_seconds = self.segment_seconds
-        check_number("segment_seconds", segment_seconds)
-        if not MIN_SECONDS <= segment_seconds <= MAX_SEGMENT_SECONDS:
-            raise UserError(
-                f"segment_seconds is {segment_seconds:g}, expected {MIN_SECONDS} to "
-                f"{MAX_SEGMENT_SECONDS:g} seconds"
-            )
+        _check_seconds("segment_seconds", segment_seconds, MIN_SECONDS, MAX_SEGMENT_SECONDS)
         if hop_seconds is None:
             hop_seconds = max(segment_seconds * HOP_SHARE, MIN_TAGGING_HOP_SECONDS)
-        check_number("hop_seconds", hop_seconds)
-        if not MIN_TAGGING_HOP_SECONDS <= hop_seconds <= segment_seconds:
-            raise UserError(
-                f"hop_seconds is {hop_seconds:g}, expected {MIN_TAGGING_HOP_SECONDS} to "
-                f"segment_seconds, {segment_seconds:g}"
-            )
+        _check_seconds("hop_seconds", hop_seconds, MIN_TAGGING_HOP_SECONDS, segment_seconds)
         return Segmentation(segment_seconds, hop_seconds)
 
     def compute(self, windows: Sequence[Window]) -> list[np.ndarray]:
@@ -379,6 +366,12 @@ def _put_on_device(work: tuple[_Windows, int] | ReadFailure) -> tuple[Any, Any]:
         window.write(audio[i])
         num_samples[i] = len(window.audio)
     return batch, jax.device_put((audio, num_samples))
+
+
+def _check_seconds(name: str, value: float, least: float, most: float) -> None:
+    check_number(name, value)
+    if not least <= value <= most:
+        raise UserError(f"{name} is {value:g}, expected {least:g} to {most:g} seconds")
 
 
 def _is_list(audio: Any) -> bool:

@@ -305,23 +305,7 @@ def test_label_quality_without_true_events(tmp_path):
     assert "no true events" in Page(suite_page.write(tmp_path, results)).text
 
 
-def test_durations_and_sizes():
+def test_durations():
     durations = {None: "–", 0: "0 s", 59.6: "1 min 00 s", 95: "1 min 35 s"}
     durations |= {1500: "25 min", 8000: "2 h 13 min"}
     assert {x: result_tables.duration(x) for x in durations} == durations
-    sizes = {None: "–", 0: "0 B", 999: "999 B", 1234: "1.2 kB", 45_678: "46 kB", 5.25e9: "5.2 GB"}
-    assert {x: result_tables.size(x) for x in sizes} == sizes
-
-
-def test_labels_have_their_size_beside_their_quality(results):
-    """Known of some: of top-k labels and of those that they are compared with."""
-    assert "on disk" not in result_tables.quality_table(results).header
-    results["label_quality"]["psl2s"]["bytes"] = 1_234_000
-    table = result_tables.quality_table(results)
-    column = table.header.index("on disk")
-    assert {row[0]: row[column] for row in table.rows} == {
-        "weak": "–",
-        "psl10s": "–",
-        "psl5s": "–",
-        "psl2s": "1.2 MB",
-    }
