@@ -36,6 +36,7 @@ class Source:
         self.can_stream = from_gs or not self.is_remote
         self.tick_shape = tick_shape(index.sample_rate)
         self._open: dict[int, _Shard] = {}
+        self._verified: dict[int, tuple[int, ...]] = {}  # `_Shard.identity`, by shard
 
     @classmethod
     def open(
@@ -114,15 +115,20 @@ class Source:
             raise self._damaged(shard, error) from error
 
     def _open_shard(self, shard: int) -> "_Shard":
-        """Opens a shard, and checks its size and first clip: a swapped or cut one is noticed."""
+        """Opens a shard, and checks its size and first clip: a swapped or cut one is noticed.
+
+        The clip is verified once: splits of more shards than stay open are opened all the time.
+        """
         file, index = _Shard(self.paths[shard]), self.index
         first, end = index.shard_offsets[shard : shard + 2].tolist()
         size = int(index.record_places[end - 1] + self._record_bytes[end - 1])
         if file.size != size:
             raise record_files.DamagedRecordError(f"it has {file.size} bytes, expected {size}")
-        record = np.empty(int(self._record_bytes[first]), np.uint8).data
-        file.read_into(record, 0)
-        self.checked_audio(first, record_files.record_content(record, 0))
+        if self._verified.get(shard) != file.identity:
+            record = np.empty(int(self._record_bytes[first]), np.uint8).data
+            file.read_into(record, 0)
+            self.checked_audio(first, record_files.record_content(record, 0))
+            self._verified[shard] = file.identity
         while len(self._open) >= _MOST_OPEN:  # threads that read it keep it open
             with contextlib.suppress(KeyError, RuntimeError):
                 del self._open[next(iter(self._open))]
@@ -167,7 +173,10 @@ class _Shard:
 
     def __init__(self, path: str):
         self._file = os.open(path, os.O_RDONLY)
-        self.size = os.fstat(self._file).st_size
+        status = os.fstat(self._file)
+        self.size = status.st_size
+        # Another file under the same name differs in it.
+        self.identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
     def __del__(self) -> None:
         if hasattr(self, "_file"):

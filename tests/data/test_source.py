@@ -69,9 +69,32 @@ def test_a_prepared_index_knows_where_the_audio_lies(tmp_path):
 
 def test_more_shards_are_read_than_may_be_open(source, monkeypatch):
     monkeypatch.setattr("psl_jax.data.source._MOST_OPEN", 2)
+    verified = []
+    check = Source.checked_audio
+
+    def checked_audio(source, clip, content):
+        verified.append(clip)
+        return check(source, clip, content)
+
+    monkeypatch.setattr(Source, "checked_audio", checked_audio)
     for _ in range(2):
-        assert [len(audio) for audio in read_all(source)] == LENGTHS
+        for clip in range(len(LENGTHS)):
+            source.read(np.array([clip]), np.array([0]), np.array([9]), np.zeros((1, 9), np.int16))
     assert len(source._open) == 2
+    assert verified == [0, 4, 9]  # the first clip of each shard, once
+
+
+def test_a_shard_that_was_replaced_is_verified_again(source, paths, monkeypatch):
+    monkeypatch.setattr("psl_jax.data.source._MOST_OPEN", 1)
+    row = np.zeros((1, 9), np.int16)
+    for clip in (0, 9):
+        source.read(np.array([clip]), np.array([0]), np.array([9]), row)
+    damaged = bytearray(paths[0].read_bytes())
+    damaged[40] ^= 0x10
+    paths[0].unlink()
+    paths[0].write_bytes(damaged)
+    with pytest.raises(UserError, match=f"{paths[0].name}: "):
+        source.read(np.array([0]), np.array([0]), np.array([9]), row)
 
 
 # --- damage ---------------------------------------------------------------------------------------

@@ -3,9 +3,10 @@
     python tests/faults/signals.py --trials 50 --out signals.json
 
 Stages are `relabel` and `evaluate` with a slow teacher, and `train`, which also saves every three
-seconds. A trial fails where a process is still there a minute after the signal, or ends with
-another status than 75, or where the processes saved different steps. The signals are those of a
-launcher, a terminal, Ctrl-C and a cluster, by chance.
+seconds. A trial fails where a process is still there a minute after the signal (`--timeout 600` on
+a busy machine), or ends with another status than 75, or where the processes saved different steps.
+The signals are those of a launcher, a terminal, Ctrl-C and a cluster, by chance. Of a process that
+hangs the output ends with the stacks of its threads.
 """
 
 import argparse
@@ -25,7 +26,6 @@ from campaigns import CONFIG, FEWER_OPTIMIZATIONS, ROOT, Preparing, free_address
 
 RESTART = 75
 SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1)
-TIMEOUT = 60  # seconds from the signal to the end
 CONNECTED = b"is connected to 1 peer ranks"
 TEACHER = """
 import time
@@ -54,17 +54,31 @@ def command(stage: str, root: pathlib.Path, trial: int) -> list[str]:
 
 
 def run_trial(
-    stage: str, root: pathlib.Path, trial: int, victims: dict[int, signal.Signals], delay: float
-) -> str:
-    """What came of it, in a word; victims: which process gets which signal."""
+    command: list[str],
+    root: pathlib.Path,
+    victims: dict[int, signal.Signals],
+    *,
+    in_stage: bool,
+    delay: float,
+    timeout: float,
+) -> tuple[str, float]:
+    """What came of it, in a word, and how many seconds after the signal.
+
+    Args:
+      command: what both processes run.
+      victims: which process gets which signal.
+      in_stage: whether to wait for the first batch before the signal, then for `delay` seconds.
+      timeout: seconds from the signal to the end.
+    """
     together = ["--distributed", f"--coordinator_address={free_address()}", "--num_processes=2"]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{root}", "JAX_PLATFORMS": "cpu"}
+    environment |= {"PYTHONFAULTHANDLER": "1"}
     logs = [root / f"{number}.log" for number in range(2)]
     processes = []
     for number, log in enumerate(logs):
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [sys.executable, *command(stage, root, trial), *together, f"--process_id={number}"],
+                [sys.executable, *command, *together, f"--process_id={number}"],
                 env=environment | FEWER_OPTIMIZATIONS,
                 stdout=output,
                 stderr=output,
@@ -73,28 +87,29 @@ def run_trial(
     end = time.monotonic() + 300
     while time.monotonic() < end and not all(CONNECTED in log.read_bytes() for log in logs):
         time.sleep(0.1)
-    # Three in four come in the stage itself, the others on the way to it.
-    while trial % 4 and time.monotonic() < end and b"%|" not in logs[0].read_bytes():
+    while in_stage and time.monotonic() < end and b"%|" not in logs[0].read_bytes():
         time.sleep(0.1)
     time.sleep(delay)
     early = [process.poll() for process in processes]
     for number, sent in victims.items():
         processes[number].send_signal(sent)
-    end = time.monotonic() + TIMEOUT
-    while time.monotonic() < end and any(process.poll() is None for process in processes):
+    start = time.monotonic()
+    while time.monotonic() < start + timeout and any(p.poll() is None for p in processes):
         time.sleep(0.05)
+    seconds = time.monotonic() - start
     statuses = [process.poll() for process in processes]
-    for process in processes:
-        process.kill()
-        process.wait()
     if None in statuses:
-        return f"hung {statuses}"
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGABRT)  # the process prints its stacks and ends
+                process.wait()
+        return f"hung {statuses}", seconds
     if early != [None, None]:
-        return f"ended before the signal {early}"
+        return f"ended before the signal {early}", seconds
     saved = [re.findall(rb"step (\d+) is saved", log.read_bytes()) for log in logs]
     if statuses != [RESTART, RESTART] or saved[0] != saved[1]:
-        return f"wrong {statuses} {saved}"
-    return "saved" if saved[0] else "ended"
+        return f"wrong {statuses} {saved}", seconds
+    return "saved" if saved[0] else "ended", seconds
 
 
 def main() -> None:
@@ -102,10 +117,11 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=50)
     parser.add_argument("--stages", default="relabel,train,evaluate")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--timeout", type=float, default=60, help="seconds after the signal")
     parser.add_argument("--out", type=pathlib.Path)
     flags = parser.parse_args()
     rng = random.Random(flags.seed)
-    found: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    results: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
         write_source(root / "source")
@@ -116,16 +132,24 @@ def main() -> None:
             for stage in flags.stages.split(","):
                 for numbers in ([rng.randrange(2)], [0, 1]):
                     victims = {number: rng.choice(SIGNALS) for number in numbers}
-                    result = run_trial(stage, root, trial, victims, rng.uniform(0, 5))
+                    result, seconds = run_trial(
+                        command(stage, root, trial),
+                        root,
+                        victims,
+                        in_stage=trial % 4 > 0,  # one in four comes on the way to it
+                        delay=rng.uniform(0, 5),
+                        timeout=flags.timeout,
+                    )
                     name = f"{stage}, to {'both' if len(victims) == 2 else 'one'}"
-                    found[name][result] += 1
-                    print(trial, name, *(s.name for s in victims.values()), result, flush=True)
+                    results[name][result] += 1
+                    names = [sent.name for sent in victims.values()]
+                    print(trial, name, *names, result, f"{seconds:.1f} s", flush=True)
                     if result.startswith(("hung", "wrong")):
                         for number in range(2):
-                            print((root / f"{number}.log").read_text(errors="replace")[-3000:])
+                            print((root / f"{number}.log").read_text(errors="replace")[-9000:])
                     if flags.out:
-                        flags.out.write_text(json.dumps(found, indent=2))
-    print(json.dumps(found, indent=2))
+                        flags.out.write_text(json.dumps(results, indent=2))
+    print(json.dumps(results, indent=2))
 
 
 if __name__ == "__main__":
