@@ -5,9 +5,9 @@
     psl-jax export published.pt --classes=CLASSES.csv --format=safetensors --out=mine.safetensors
 
 onnx, tflite and stablehlo map waveforms [batch, samples], in [-1, 1] and at the model's rate
-(16 kHz, of mn04 32 kHz), to clip and frame probabilities. safetensors and torch hold the weights
-alone. The command runs each file in its own runtime, on a synthetic signal and on clips of the
-run's data where it finds them. If a probability differs from the model's by more than 1e-4
+(16 kHz, of mn04 32 kHz), to clip and frame probabilities. orbax, safetensors and torch hold the
+weights alone. The command runs each file in its own runtime, on a synthetic signal and on clips of
+the run's data where it finds them. If a probability differs from the model's by more than 1e-4
 (with --quantize by more than 0.03 on average), it deletes the file and ends with exit status 2.
 """
 
@@ -47,7 +47,7 @@ def export(
 
     Args:
       model: the finished model.
-      out: file to write; it is replaced.
+      out: file to write, which is replaced; for orbax a folder that is not there yet.
       signals: float32 [samples] each, audio to check it on.
       licence: of the weights; None: nothing is said of it.
       quantize: weights are stored as 8-bit integers (tflite).
@@ -102,9 +102,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         required=True,
         choices=FORMATS,
         help="onnx, tflite, stablehlo: graph with front end; torch: PyTorch weights, with classes "
-        "and settings in PATH.json; safetensors: all of this in one file (required)",
+        "and settings in PATH.json; safetensors: all of this in one file; orbax: Flax weights "
+        "in a folder, as a run has them (required)",
     )
-    add("--out", required=True, metavar="PATH", help="file to write (required)")
+    add("--out", required=True, metavar="PATH", help="file to write, for orbax a folder (required)")
     add(
         "--classes",
         metavar="CSV",
@@ -146,10 +147,13 @@ def main(arguments: argparse.Namespace) -> None:
         licence=licence,
         quantize=arguments.quantize,
     )
+    out = path_of(arguments.out)
+    written = [path for path in [out, *out.rglob("*")] if path.is_file()]
+    megabytes = sum(path.stat().st_size for path in written) / 1e6
     lengths = [*(n / rate for n in check.EXCERPT_SAMPLES), model.info.segment_seconds]
     seconds = ", ".join(f"{length:.3g}" for length in sorted(lengths))
     print(
-        f"wrote {arguments.out}: {path_of(arguments.out).stat().st_size / 1e6:.1f} MB\n"
+        f"wrote {arguments.out}: {megabytes:.1f} MB\n"
         f"differs from the Flax model by at most {difference.worst:.1e} in probability, by "
         f"{difference.mean:.1e} on average\n"
         f"checked on {len(clips)} clips of the run's data and a synthetic signal: batches of 1 and "

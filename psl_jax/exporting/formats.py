@@ -12,11 +12,11 @@ import psl_jax
 from psl_jax.exporting.check import Runner, make_flax_runner
 from psl_jax.networks.trained_model import Model
 from psl_jax.runtime import files
-from psl_jax.weights import pytorch_file
+from psl_jax.weights import orbax_folder, pytorch_file
 from psl_jax.weights.safetensors_file import read_safetensors, write_safetensors
 
 GRAPHS = ("stablehlo", "onnx", "tflite")
-FORMATS = ("safetensors", *GRAPHS, "torch")
+FORMATS = ("orbax", "safetensors", *GRAPHS, "torch")
 
 
 class Format(NamedTuple):
@@ -33,6 +33,11 @@ def format_named(name: str) -> Format:
         return Format(module.write, module.load)
     if name == "torch":
         return Format(_write_torch, load_torch)
+    if name == "orbax":
+        return Format(
+            lambda path, model, info: orbax_folder.save_model(path, model.variables, dict(info)),
+            lambda path: make_flax_runner(orbax_folder.read_model(path)),
+        )
     return Format(
         lambda path, model, info: write_safetensors(path, model.variables, info),
         lambda path: make_flax_runner(read_safetensors(path)),

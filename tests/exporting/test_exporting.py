@@ -35,7 +35,7 @@ NEEDS = {
     "torch": "torch",
     "safetensors": "safetensors",
 }
-SUFFIXES = {"torch": ".pt"}
+SUFFIXES = {"torch": ".pt", "orbax": ""}
 LICENCE = "CC BY 4.0"
 CONFIG_DIGEST = "0123456789abcdef"
 
@@ -169,7 +169,8 @@ def read_info(name: str, path: pathlib.Path) -> dict:
         with zipfile.ZipFile(path) as archive:
             assert archive.read("labels.txt").decode().splitlines() == list(tagging.LABELS)
             return json.loads(archive.read("psl_jax.json"))
-    return json.loads(pathlib.Path(f"{path}.json").read_text())
+    beside = {"orbax": path / "model.json"}.get(name, pathlib.Path(f"{path}.json"))
+    return json.loads(beside.read_text())
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -185,7 +186,7 @@ def test_what_travels_with_a_model(name, model_of, exported):
     assert info["input"] == "waveform"
 
 
-@pytest.mark.parametrize("name", ["onnx", "safetensors"])
+@pytest.mark.parametrize("name", ["onnx", "safetensors", "orbax"])
 def test_an_export_that_disagrees_is_removed(name, model_of, signals, monkeypatch, tmp_path):
     require(name)
     model = model_of(name)
@@ -218,7 +219,7 @@ def test_wrong_shapes_and_nan_are_refused(model, signals, spoil, message):
         check.compare_with_flax(lambda audio: spoil(*genuine(audio)), model, signals=signals)
 
 
-@pytest.mark.parametrize("name", ["safetensors", "torch"])
+@pytest.mark.parametrize("name", ["orbax", "safetensors", "torch"])
 def test_exported_weights_are_models(name, model, exported):
     loaded = load_model.load_model(exported(name)[0])
     assert loaded.digest == model.digest
