@@ -65,7 +65,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "without --events: BirdNET, Raven, Audacity, or CSV file,onset,offset,label,score with "
         "times in seconds; or a folder of these; may be given several times (default: none)",
     )
-    return cli_entry.parse_arguments(parser, arguments)
+    parsed = cli_entry.parse_arguments(parser, arguments)
+    if parsed.median_filter is not None and not parsed.events:
+        parser.error("--median_filter smooths what --events evaluates: give that, too")
+    return parsed
 
 
 def main(arguments: argparse.Namespace) -> None:

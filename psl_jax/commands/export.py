@@ -168,6 +168,6 @@ def _refuse_settings(arguments: argparse.Namespace) -> None:
     suffix = {"safetensors": (".safetensors",), "torch": (".pt", ".pth")}.get(name)
     if suffix and out.suffix not in suffix:
         raise UserError(f"--out={out}: expected a name that ends in {' or '.join(suffix)}")
-    if out.is_dir():
-        raise UserError(f"--out={out} is a folder; give a path that is not there yet")
+    if out.exists() and not out.is_file():
+        raise UserError(f"--out={out} is a folder or a device; give a path that is not there yet")
     disk_errors.check_writable(out.parent, "--out")

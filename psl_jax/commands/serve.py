@@ -79,6 +79,7 @@ def add_server_settings(parser: argparse.ArgumentParser) -> Any:
     )
     group.add_argument(
         "--token",
+        type=_read_token,
         default=os.environ.get(TOKEN_VARIABLE, ""),
         help="secret that each request must carry, as Authorization: Bearer TOKEN; the address "
         f"printed at the start holds it for the page (default: the variable {TOKEN_VARIABLE}, "
@@ -91,6 +92,13 @@ def add_server_settings(parser: argparse.ArgumentParser) -> Any:
         help="your name, written beside each decision (default: your login name)",
     )
     return group
+
+
+def _read_token(text: str) -> str:
+    """The token, without the line end of a secret's file. Raises UserError for other letters."""
+    if not text.isascii():
+        raise UserError("--token holds letters that no header can carry: give ASCII alone")
+    return text.strip()
 
 
 def _find_user_name() -> str:

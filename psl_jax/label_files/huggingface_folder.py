@@ -70,7 +70,7 @@ def open_folder(path: pathlib.Path, options: Options) -> LabelFile:
                     yield (
                         f"{place}, rows {first_row} to {first_row + batch.num_rows - 1}",
                         keys,
-                        values.reshape(-1, len(classes)),
+                        values.reshape(batch.num_rows, len(classes)),
                     )
                     first_row += batch.num_rows
 

@@ -197,6 +197,11 @@ class Model:
             raise UserError(
                 f"{where}: the arrays are not those of a network of width {info.width:g}"
             )
+        if not all(np.isfinite(array).all() for array in jax.tree.leaves(variables)):
+            raise UserError(
+                f"{where}: some weights are NaN or infinite, and so would scores be: train the "
+                "model again, or copy it from where it is whole"
+            )
         return cls(network, variables, info)
 
     @property

@@ -52,6 +52,9 @@ def _renamed(path: pathlib.Path, temporary_name: str) -> Iterator[pathlib.Path]:
             if local.exists():
                 path.upload(local)  # type: ignore[attr-defined]
         return
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        yield path  # a device or a pipe, such as /dev/stdout, would be gone
+        return
     temporary = path.with_name(temporary_name)
     try:
         yield temporary

@@ -68,7 +68,7 @@ class EventSettings:
         for name in by_name or {}:
             if name not in thresholds:
                 raise UserError(
-                    f"threshold: {name[:100]!r} is none of the {len(labels)} classes"
+                    f"threshold: {str(name)[:100]!r} is none of the {len(labels)} classes"
                     f"{near_names(name, labels)}"
                 )
         return EventSettings(
@@ -84,10 +84,10 @@ class EventSettings:
 def check_number(name: str, value: Any) -> None:
     """Raises UserError, naming the argument, where its value is no number."""
     try:
-        if isinstance(value, str):
+        if isinstance(value, str | bytes):
             raise TypeError("a text")
         float(value)
-    except (TypeError, ValueError) as error:
+    except (OverflowError, TypeError, ValueError) as error:
         raise UserError(f"{name} is {value!r:.60}, expected a number") from error
 
 

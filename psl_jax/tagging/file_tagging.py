@@ -19,7 +19,7 @@ from psl_jax.audio.decoding import AUDIO_SUFFIXES
 from psl_jax.audio.readers import DecodeError
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.runtime.disk_errors import plain_disk_errors
-from psl_jax.runtime.paths import is_remote, path_of
+from psl_jax.runtime.paths import absolute, is_remote, path_of
 from psl_jax.tagging.events import Event, EventSettings, Tags, find_events
 from psl_jax.tagging.tagger import ReadFailure, Tagger
 from psl_jax.tagging.windowing import Timeline
@@ -98,7 +98,8 @@ def find_files(paths: Iterable[str]) -> FoundFiles:
                 more = ", …" if len(skipped) > 6 else ""
                 tagged = f"{path}: {len(names)} audio files"
                 notes.append(f"{tagged}; passed over {skipped.total()}: {reasons}{more}")
-    return FoundFiles(list(dict.fromkeys(inputs)), bad_folders, notes)
+    different = {(os.fspath(absolute(item.path)), item.name): item for item in inputs}
+    return FoundFiles(list(different.values()), bad_folders, notes)
 
 
 def _list_audio(folder: str) -> tuple[list[str], Counter[str]]:

@@ -75,6 +75,7 @@ _ERRORS = {
     415: "The file is empty or no audio, or the body is of another kind.",
     422: "A setting is unknown or out of range, or the multipart body lacks its file.",
     429: "Too many files are waiting; try again after the seconds in Retry-After.",
+    500: "The server has no room for the file.",
 }
 
 
@@ -99,7 +100,7 @@ def make_routes(service: Service, uploads: Uploads, access: Access) -> APIRouter
         "answered, or its sender has gone.",
         response_description="What is heard, and when.",
         response_model=Tagged,
-        responses=_describe_errors(400, 401, 403, 413, 415, 422, 429),
+        responses=_describe_errors(400, 401, 403, 413, 415, 422, 429, 500),
         openapi_extra={"requestBody": _describe_body()},
         dependencies=checks,
     )

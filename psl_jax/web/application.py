@@ -21,6 +21,7 @@ import psl_jax
 from psl_jax.audio.decoding import AUDIO_SUFFIXES
 from psl_jax.data.decision_table import DecisionTable
 from psl_jax.networks.class_lists import clean_name
+from psl_jax.runtime.errors import UserError
 from psl_jax.web import api, forms
 from psl_jax.web.access import Access
 from psl_jax.web.service import CancelledError, Job, RefusedError, Service, read_chunks
@@ -84,6 +85,12 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def answer_wrong_setting(request: Request, error: RequestValidationError) -> Response:
         return await answer_refusal(request, forms.describe_invalid(error.errors()))
+
+    @app.exception_handler(OSError)
+    @app.exception_handler(UserError)
+    async def answer_full_disk(request: Request, error: Exception) -> Response:
+        message = f"The server cannot keep the file: {error}"
+        return await answer_refusal(request, RefusedError(500, message, "disk"))
 
     @app.exception_handler(HTTPException)
     async def answer_wrong_address(request: Request, error: HTTPException) -> Response:

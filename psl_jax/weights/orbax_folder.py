@@ -153,6 +153,7 @@ def explain_damage(path: pathlib.Path, remedy: str) -> Iterator[None]:
 
     A SIGTERM is answered when the block ends: Orbax's threads would print dozens of tracebacks.
     """
+    jax.local_devices()  # where JAX finds none, nothing is damaged
     try:
         with interrupts.defer_signals():
             yield

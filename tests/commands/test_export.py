@@ -75,6 +75,7 @@ def test_command_line(tmp_path, capsys):
         (["--format=torch", "--out=x.pt", "--quantize"], "--quantize is for --format=tflite, not"),
         (["--format=torch", "--out=x.bin"], r"ends in \.pt or \.pth"),
         (["--format=onnx", "--out=."], "is a folder"),
+        (["--format=onnx", "--out=/dev/null"], "/dev/null is a folder or a device"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(arguments, message):

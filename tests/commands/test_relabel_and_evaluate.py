@@ -221,6 +221,7 @@ def test_labels_are_made_as_the_options_say(folder, tmp_path):
         (("--segment_seconds=ten",), "expected training, whole, or seconds"),
         (("--split=nowhere",), "no split 'nowhere'; its splits are"),
         (("--scores=none.csv",), "none.csv is not there"),
+        (("--median_filter=7",), "--median_filter smooths what --events evaluates"),
         (("--batch_size=-1",), "--batch_size is -1, expected a number at least 0"),
         (("--batch_size=2000000000",), "--batch_size=2000000000 takes more than "),
     ],

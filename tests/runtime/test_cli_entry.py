@@ -269,6 +269,15 @@ def test_the_loss_of_another_process_is_told_in_words(monkeypatch, words):
     assert "another process of this run has ended or was killed" in message
 
 
+def test_where_jax_finds_no_devices_no_model_is_said_to_be_damaged(monkeypatch):
+    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices("nonsense"))
+    with (
+        pytest.raises(RuntimeError, match="nonsense"),
+        orbax_folder.explain_damage(pathlib.Path("run/averaged/weights"), "delete it"),
+    ):
+        jax.local_devices()
+
+
 def test_where_tensorflow_is_missing_the_message_says_what_it_is_for(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     quiet_tensorflow.tensorflow_quietly.cache_clear()

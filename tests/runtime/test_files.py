@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from psl_jax.runtime import files
@@ -38,6 +40,13 @@ def test_writers_of_the_same_file_have_names_of_their_own(tmp_path):
         one.write_text("same")
         two.write_text("same")
     assert [path.name for path in tmp_path.iterdir()] == ["shard"]
+
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
+    os.mkfifo(path := tmp_path / "pipe")
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK)) as reader:
+        files.write_csv(path, ["a"], [])
+        assert reader.read() == "a\n" and path.is_fifo()
 
 
 @pytest.mark.parametrize("content", [b'{"a": ', b"\xff\xfe", b""])

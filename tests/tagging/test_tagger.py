@@ -103,6 +103,8 @@ def test_top_and_events(model):
     assert best[0][1] >= best[1][1] and len(tags.top(99)) == len(tags.labels)
     with pytest.raises(UserError, match=r"'sirens' is none of the 6 classes \(near: siren\)"):
         tags.events({"sirens": 0.3})
+    with pytest.raises(UserError, match=r"threshold is \(0.3, 0.4\), expected a number"):
+        tags.events((0.3, 0.4))
     events = tags.events(0.6)
     assert events and {event.label for event in events} <= set(tags.labels)
     for event in events:
@@ -124,6 +126,8 @@ SECOND = {"audio": np.zeros(16_000), "sample_rate": 16_000}
         (SECOND | {"segment_seconds": 2.0, "hop_seconds": 3.0}, "hop_seconds is 3"),
         (SECOND | {"segment_seconds": "2"}, "segment_seconds is '2', expected a number"),
         (SECOND | {"hop_seconds": [1]}, r"hop_seconds is \[1\], expected a number"),
+        (SECOND | {"hop_seconds": b"1"}, r"hop_seconds is b'1', expected a number"),
+        (SECOND | {"hop_seconds": 10**400}, r"hop_seconds is 1000.*, expected a number"),
     ],
 )
 def test_errors_are_in_words(model, arguments, message):

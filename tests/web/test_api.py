@@ -1,6 +1,7 @@
 """The interface for programs: what it answers, what it refuses, and its description."""
 
 import json
+import tempfile
 import urllib.parse
 
 import audio_files
@@ -169,6 +170,12 @@ def test_too_long_is_refused(port, tmp_path):
     assert status == 413 and "too long. Files of up to 0.5 minutes" in found["error"]
 
 
+def test_a_server_without_room_says_so_in_json(port, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", "/no/such/folder")
+    status, found = tag(port, b"sound")
+    assert status == 500 and found["kind"] == "disk" and "/no/such/folder" in found["error"]
+
+
 def test_what_is_not_there_is_said_in_json(port):
     for method, path, status in [("GET", "/api/v2", 404), ("GET", "/api/v1/tag", 405)]:
         found, _, body = ask(port, method, path)
@@ -212,8 +219,10 @@ def test_origins_are_checked(monkeypatch):
     for wrong in ("a.example", "https://a.example/", "*"):
         with pytest.raises(UserError, match="allow_origin"):
             serve.check_origins([wrong])
-    monkeypatch.setenv(serve.TOKEN_VARIABLE, "from the environment")
+    monkeypatch.setenv(serve.TOKEN_VARIABLE, "from the environment\n")  # as of a secret's file
     assert serve.parse(["serve", "model"]).token == "from the environment"
+    with pytest.raises(UserError, match="give ASCII alone"):
+        serve.parse(["serve", "model", "--token=geheim-ü"])
 
 
 # --- The description against what is there ----------------------------------------------------

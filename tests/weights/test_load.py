@@ -13,6 +13,7 @@ import tagging
 import psl_jax
 from psl_jax.exporting.formats import describe, format_named
 from psl_jax.runtime.errors import UserError
+from psl_jax.weights import orbax_folder
 from psl_jax.weights.load_model import load_model
 
 
@@ -48,6 +49,14 @@ def test_files_of_earlier_versions_load(tmp_path):
     assert load_model(tmp_path / "old.safetensors").digest == model.digest
     assert "features.0.0.weight" in numpy_file.load_file(exported(tmp_path))
     assert load_model(tmp_path / "small.safetensors").digest == model.digest
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path):
+    model = tagging.model()
+    arrays = jax.tree.map(lambda x: np.full_like(x, np.nan), model.variables)
+    orbax_folder.save_model(tmp_path / "run", arrays, model.info.as_json())
+    with pytest.raises(UserError, match="run: some weights are NaN or infinite"):
+        load_model(tmp_path / "run")
 
 
 @pytest.mark.parametrize("suffix", ["onnx", "tflite", "stablehlo"])
