@@ -260,7 +260,9 @@ def joined(indices: Sequence[ClipIndex], name: str | None = None) -> ClipIndex:
     ids = np.concatenate([index.ids for index in indices])
     unique, counts = np.unique(ids, return_counts=True)
     if (counts > 1).any():
-        raise UserError(f"{name}: clip {unique[counts > 1][0]!r} is in more than one of the splits")
+        raise UserError(
+            f"{name}: clip {str(unique[counts > 1][0])!r} is in more than one of the splits"
+        )
 
     if any(index.has_unknown for index in indices):
         indices = [index if index.has_unknown else _all_known(index) for index in indices]
