@@ -116,6 +116,10 @@ class Tagger:
         # More audio in a batch gains nothing on a CPU, and accelerators have room.
         self.batch_seconds = 64.0 if jax.default_backend() == "cpu" else 640.0
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Takes over a pickled model, as processes do that were spawned."""
+        self.__dict__.update(state, _process=os.getpid())
+
     def __repr__(self) -> str:
         name = self.info.name
         return f"<{name}: {len(self.labels)} classes, segments of {self.segment_seconds:g} s>"

@@ -1,6 +1,7 @@
 """The model object: its answers are the network's, for audio of every length."""
 
 import os
+import pickle
 import subprocess
 import sys
 
@@ -163,7 +164,8 @@ def test_importing_is_cheap():
 
 
 def test_a_model_from_before_a_fork_is_refused(monkeypatch):
-    model = tagging.tagger()
+    model, sound = tagging.tagger(), np.zeros(16_000, np.float32)
     monkeypatch.setattr(os, "getpid", lambda: 0)
     with pytest.raises(UserError, match="load it in each process"):
-        model.tag(np.zeros(16_000, np.float32), 16_000)
+        model.tag(sound, 16_000)
+    assert pickle.loads(pickle.dumps(model)).tag(sound, 16_000).labels == model.labels
