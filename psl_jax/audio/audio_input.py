@@ -15,8 +15,6 @@ from psl_jax.audio.segments import SAMPLE_RATE, by_ticks
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import is_remote
 
-_LOUDEST_SENSIBLE = 100.0
-
 # Samples of these types span the whole range of the type. Those of other integers, such as the
 # int64 of a list, may have 16, 24 or 32 bits.
 _INTEGERS = (np.int8, np.int16, np.int32)
@@ -126,7 +124,7 @@ def to_mono(waveform: Any) -> np.ndarray:
     mono = np.ascontiguousarray(array, np.float32)
     if not np.isfinite(mono).all():
         raise UserError("the waveform holds NaN or infinite samples")
-    if mono.size and np.abs(mono).max() > _LOUDEST_SENSIBLE:
+    if mono.size and np.abs(mono).max() > readers.LOUDEST_SENSIBLE:
         raise UserError(
             f"samples up to {np.abs(mono).max():g} in a floating point waveform; expected [-1, 1] "
             "(16-bit samples: divide by 32768, or pass them as int16)"

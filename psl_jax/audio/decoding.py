@@ -237,6 +237,5 @@ def _to_int16(samples: np.ndarray) -> np.ndarray:
     """Rounds float samples in [-1, 1] to int16, saturating; leaves int16 as it is."""
     if samples.dtype == np.int16:
         return samples
-    with np.errstate(over="ignore"):  # beyond all measure, and clipped
-        scaled = np.rint(samples * _INT16_SCALE)
+    scaled = np.rint(samples * _INT16_SCALE)
     return np.clip(scaled, -_INT16_SCALE, _INT16_SCALE - 1).astype(np.int16)

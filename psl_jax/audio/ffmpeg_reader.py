@@ -15,7 +15,7 @@ from psl_jax.audio.readers import (
     Reader,
     average_channels,
     check_alone,
-    check_finite,
+    check_samples,
     format_one_line,
 )
 
@@ -49,6 +49,8 @@ class FFmpegReader(Reader):
             detail = "an unknown kind of audio stream" if streams else "it holds no audio stream"
             raise DecodeError("undecodable", detail)
         self._stream: Any = streams[0]
+        if context.name in ("wavpack", "tta"):  # checksums, of which they decode noise else
+            context.options = {"err_detect": "crccheck+explode"}
         self.rate, self.channels = context.sample_rate, context.channels
         self._bit_rate = context.bit_rate
         self._first_byte = 0  # of the stream in the file
@@ -81,7 +83,7 @@ class FFmpegReader(Reader):
         num_waiting = 0  # samples of all channels
         for data in self._decode():
             mono = average_channels(data.T)
-            check_finite(mono, self._frames, self.rate)
+            check_samples(mono, self._frames, self.rate)
             self._frames += len(mono)
             waiting.append(mono)
             num_waiting += data.size

@@ -14,7 +14,7 @@ from psl_jax.audio.readers import (
     Reader,
     average_channels,
     check_alone,
-    check_finite,
+    check_samples,
     format_one_line,
 )
 from psl_jax.audio.segments import SAMPLE_RATE
@@ -110,7 +110,7 @@ class LibsndfileReader(Reader):
                 return
             mono = data[:, 0] if is_ready else average_channels(data)
             if not is_ready:
-                check_finite(mono, self._frames, self.rate)
+                check_samples(mono, self._frames, self.rate)
             self._frames += len(data)
             yield mono
 

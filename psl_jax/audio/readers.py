@@ -12,6 +12,7 @@ CUT_TOLERANCE_SECONDS = 0.1
 
 MIN_RATE, MAX_RATE = 1000, 1_000_000  # Hz; a header with another rate is wrong
 MAX_CHANNELS = 64
+LOUDEST_SENSIBLE = 100.0  # sample in floating point, whose full scale is 1
 
 # Of a file's beginning: the bytes that stand there alone, too many to be met with in its sound.
 _HEADER_BYTES = {
@@ -128,17 +129,23 @@ def _list_boxes(file: IO[bytes], start: int) -> Iterator[bytes]:
 def average_channels(data: np.ndarray) -> np.ndarray:
     """Averages float32 [frames, channels] to [frames]; columns are faster than `mean(axis=1)`."""
     mono = data[:, 0].copy()
-    with np.errstate(over="ignore", invalid="ignore"):  # check_finite follows
+    with np.errstate(over="ignore", invalid="ignore"):  # check_samples follows
         for channel in range(1, data.shape[1]):
             mono += data[:, channel]
         return mono / data.shape[1] if data.shape[1] > 1 else mono
 
 
-def check_finite(mono: np.ndarray, first_sample: int, rate: int) -> None:
-    """Raises DecodeError for a NaN or an infinite sample; `first` is the number of mono[0]."""
+def check_samples(mono: np.ndarray, first_sample: int, rate: int) -> None:
+    """Raises DecodeError for a NaN, an infinite sample, or one that is beyond any overshoot.
+
+    first_sample: the number of mono[0].
+    """
     if not np.isfinite(mono).all():
         sample = first_sample + int(np.argmin(np.isfinite(mono)))
         raise DecodeError("not finite", f"NaN or infinite sample at {sample / rate:.3f} s")
+    if (peak := np.abs(mono).max(initial=0)) > LOUDEST_SENSIBLE:
+        detail = f"samples up to {peak:g}, expected -1 to 1: divide those of 16 bits by 32768"
+        raise DecodeError("undecodable", detail)
 
 
 def format_one_line(error: Exception) -> str:

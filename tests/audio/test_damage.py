@@ -17,7 +17,6 @@ KINDS = pytest.mark.parametrize(
         ("variable.mp3", 44_100, 1, {"bitrate_mode": "VARIABLE"}),
         ("average.mp3", 22_050, 2, {"bitrate_mode": "AVERAGE"}),
         ("vorbis.ogg", 44_100, 2, {}),
-        ("slow.ogg", 16_000, 1, {}),
         ("opus.opus", 48_000, 2, {"format": "OGG", "subtype": "OPUS"}),
     ],
 )
@@ -114,7 +113,7 @@ def test_what_follows_a_flac_is_no_audio(written, tail):
 def test_a_cut_is_found_in_every_container_that_states_a_length(tmp_path, file_format, subtype):
     if subtype and not soundfile.check_format(file_format, subtype):
         pytest.skip("no such file")
-    sound = audio_files.int16_noise(64_000)
+    sound = audio_files.int16_noise(64_000) / 32768
     path = audio_files.write(tmp_path / "x", sound, format=file_format, subtype=subtype)
     assert abs(len(decoding.decode(path).samples) - 64_000) < 16
     with pytest.raises(DecodeError, match="truncated"):

@@ -73,6 +73,17 @@ def test_half_a_file_is_found(tmp_path, name, kind):
         decoding.decode(audio_files.truncate(path))
 
 
+def test_a_damaged_block_of_wavpack_is_no_noise(tmp_path):
+    path = tmp_path / "pack.wv"
+    write(path)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 2000] = bytes(2000)
+    path.write_bytes(content)
+    with pytest.raises(DecodeError):
+        decoding.decode(path)
+
+
 @pytest.mark.parametrize("name", ["pack.wv", "sound.ac3"])
 def test_a_tag_behind_the_audio_is_none(tmp_path, name):
     path = tmp_path / name

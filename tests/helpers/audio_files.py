@@ -60,6 +60,7 @@ def bad_files(folder: pathlib.Path) -> dict[str, str]:
     nan = tone(2.0)
     nan[20_000] = np.nan
     write(folder / "nan.wav", nan, subtype="FLOAT")
+    write(folder / "unscaled.wav", 32768 * tone(2.0), subtype="FLOAT")
     write(folder / "short.wav", tone(0.05))
     (folder / "folder.wav").mkdir()
     return {
@@ -69,6 +70,7 @@ def bad_files(folder: pathlib.Path) -> dict[str, str]:
         "truncated.wav": "truncated",
         "text.wav": "undecodable",
         "nan.wav": "not finite",
+        "unscaled.wav": "undecodable",
         "short.wav": "too short",
         "folder.wav": "unreadable",
         "not_there.wav": "missing",
