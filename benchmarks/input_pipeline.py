@@ -27,7 +27,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
-from psl_jax.corpora import clip_rows
+from psl_jax.corpora import corpus
 from psl_jax.data import batches
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.segment_loader import Segments
@@ -68,8 +68,8 @@ def write_source(root: pathlib.Path, records: int, distinct: int, streamed: bool
     for number in range(distinct):
         path = root / f"clips-{number:05d}"
         loaded = (
-            clip_rows.Loaded(
-                clip_rows.Clip(
+            corpus.Loaded(
+                corpus.Clip(
                     f"{number}-{k}",
                     rng.integers(-9000, 9000, CLIP_SECONDS * SAMPLE_RATE).astype(np.int16),
                     tuple(sorted(rng.choice(len(CLASSES), 2, replace=False).tolist())),

@@ -108,12 +108,14 @@ def prepare(source: pathlib.Path, data_dir: pathlib.Path, workers: int) -> tuple
 def prepare_here(source: str, data_dir: str, workers: str) -> None:
     """What the process of its own does; imports are not part of the time."""
     from psl_jax.corpora.own_data import OwnData
+    from psl_jax.data.settings import DataSettings
     from psl_jax.preparing.builder import ClipBuilder
     from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
 
     tensorflow_quietly()
     start = time.perf_counter()
-    ClipBuilder(OwnData(source_dir=source), data_dir=data_dir, num_workers=int(workers)).prepare()
+    corpus = OwnData(DataSettings(source_dir=source))
+    ClipBuilder(corpus, data_dir=data_dir, num_workers=int(workers)).prepare()
     seconds = time.perf_counter() - start
     print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 

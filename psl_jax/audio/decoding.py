@@ -45,7 +45,6 @@ class Audio:
     samples: np.ndarray  # int16 [ticks] or [ticks, 2]
     cut: bool = False  # the file goes on after `samples`
     source_seconds: float | None = None  # length of the whole file, where its header is exact
-    source_rate: int = SAMPLE_RATE  # before resampling, Hz
 
     @property
     def is_silent(self) -> bool:
@@ -68,7 +67,7 @@ def decode(file: AudioFile, max_seconds: float | None = None, rate: int = SAMPLE
         samples, is_cut = _collect(reader.blocks(), reader.rate, max_seconds, rate)
         reader.check(max_seconds, whole=not is_cut)
         check_length(len(samples))
-        return Audio(samples, is_cut, reader.exact_seconds, reader.rate)
+        return Audio(samples, is_cut, reader.exact_seconds)
 
 
 def decode_blocks(
@@ -166,7 +165,7 @@ def make_audio(
     max_seconds = math.inf if max_seconds is None else max_seconds
     audio, is_cut = _collect(iter([samples]), source_rate, max_seconds, rate)
     check_length(len(audio))
-    return Audio(audio, is_cut, len(samples) / source_rate, source_rate)
+    return Audio(audio, is_cut, len(samples) / source_rate)
 
 
 def check_length(num_samples: int) -> None:
@@ -183,8 +182,8 @@ def _resample_blocks(
     resampler = Resampler(source_rate, rate)
     for block in blocks:
         yield resampler.add(block)
-    if resampler.holds_back:
-        yield resampler.finish()
+    if len(last := resampler.finish()):
+        yield last
 
 
 class Resampler:
@@ -195,11 +194,6 @@ class Resampler:
         if source_rate != rate:
             self._stream = soxr.ResampleStream(source_rate, rate, 1, dtype="float32", quality="HQ")
         self._rate, self._waiting = rate, np.zeros(0, np.int16)
-
-    @property
-    def holds_back(self) -> bool:
-        """Whether audio may come at the stream's end."""
-        return self._stream is not None
 
     def add(self, block: np.ndarray, *, is_last: bool = False) -> np.ndarray:
         if self._stream is not None:

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from psl_jax.data.batches import WholeClips
 from psl_jax.data.clip_index import ClipIndex
-from psl_jax.data.whole_clips import WholeClips
 from psl_jax.networks.trained_model import Model
 from psl_jax.reporting import result_tables, run_page
 from psl_jax.runtime import cli_entry, files, parallel, run_files

@@ -22,14 +22,18 @@ from absl import logging
 from psl_jax.audio.segments import Segmentation, check_hop
 from psl_jax.commands import relabel
 from psl_jax.data.label_manifest import WEAK, LabelRule, segmentation_of
-from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter, made_with
+from psl_jax.data.soft_labels import (
+    SoftLabels,
+    SoftLabelWriter,
+    check_no_gaps,
+    made_with,
+    write_resegmented,
+)
 from psl_jax.data.source import Source, open_folder
 from psl_jax.label_files import (
     huggingface_folder,
     importing,
-    logit_formats,
-    resegment,
-    sat_and_ced_formats,
+    published_formats,
     table_formats,
 )
 from psl_jax.label_files.label_file import (
@@ -62,10 +66,10 @@ class _Format(NamedTuple):
 _FORMATS = {
     "parquet": _Format(".parquet", table_formats.open_parquet),
     "csv": _Format(".csv", table_formats.open_csv),
-    "npy": _Format(".npy", logit_formats.open_efficientat, has_logits=True, has_index=True),
-    "ced": _Format(".h5", sat_and_ced_formats.open_ced, has_index=True),
-    "pretrainedsed": _Format(".hdf5", logit_formats.open_pretrainedsed, has_logits=True),
-    "sat": _Format(".parquet", sat_and_ced_formats.open_sat),
+    "npy": _Format(".npy", published_formats.open_efficientat, has_logits=True, has_index=True),
+    "ced": _Format(".h5", published_formats.open_ced, has_index=True),
+    "pretrainedsed": _Format(".hdf5", published_formats.open_pretrainedsed, has_logits=True),
+    "sat": _Format(".parquet", published_formats.open_sat),
     "hf": _Format(None, huggingface_folder.open_folder),
 }
 
@@ -264,7 +268,7 @@ def _resegment(arguments: argparse.Namespace, out: pathlib.Path) -> None:
         raise UserError("--out is the folder of the labels themselves: give another")
     source = open_folder(arguments.data, arguments.split)
     labels = _open_labels(arguments.source, source)
-    resegment.check_no_gaps(labels.segmentation)
+    check_no_gaps(labels.segmentation)
     check_hop(segmentation, "--hop_seconds")
     disk_errors.check_writable(out, "--out")
     manifest = labels.manifest
@@ -285,7 +289,7 @@ def _resegment(arguments: argparse.Namespace, out: pathlib.Path) -> None:
         uses_weak=WEAK in manifest,
         dtype=manifest.get("dtype", ""),
     )
-    resegment.write_resegmented(labels, writer)
+    write_resegmented(labels, writer)
     relabel.tell_quality(_open_labels(out, source))
 
 

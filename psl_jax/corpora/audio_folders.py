@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from psl_jax.audio.decoding import AUDIO_SUFFIXES
 from psl_jax.audio.segments import SAMPLE_RATE
-from psl_jax.corpora.clip_rows import Problem
+from psl_jax.corpora.corpus import Problem
 from psl_jax.corpora.stored_audio import (
     FileAudio,
     Hdf5Audio,

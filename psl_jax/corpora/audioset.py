@@ -23,8 +23,7 @@ from psl_jax.corpora.audioset_csv import (
     read_segments,
     read_strong_labels,
 )
-from psl_jax.corpora.clip_rows import ClipRow, Problem, mixed
-from psl_jax.corpora.corpus import Corpus
+from psl_jax.corpora.corpus import ClipRow, Corpus, Problem, mixed
 from psl_jax.corpora.stored_audio import Hdf5Audio, ParquetAudio
 from psl_jax.data.clip_index import Event
 from psl_jax.networks.class_lists import AUDIOSET_CSV, read_classes
@@ -108,8 +107,7 @@ class AudioSet(Corpus):
         for split, clips in wanted.items():
             if not any(clip.id in audio for clip in clips):
                 raise _make_no_match_error(split, clips, scan, bool(audio))
-        self.absent = {}
-        rows = {}
+        self.absent, rows = {}, {}
         for split, clips in _stored(wanted, self.unions).items():
             missing = [clip.id for clip in clips if clip.id not in audio]
             self.absent[split] = len(missing)
@@ -245,15 +243,11 @@ def _ordered(rows: Iterable[ClipRow]) -> tuple[ClipRow, ...]:
     A row has no place of its own in a parquet file: in any other order its whole group would have
     to be decoded again for each.
     """
-    in_parquet: list[tuple[ParquetAudio, ClipRow]] = []
-    others: list[ClipRow] = []
+    groups: dict[bool, list[ClipRow]] = {True: [], False: []}
     for row in rows:
-        if isinstance(row.audio, ParquetAudio):
-            in_parquet.append((row.audio, row))
-        else:
-            others.append(row)
-    in_parquet.sort(key=lambda pair: (pair[0].path, pair[0].group, pair[0].row))
-    return tuple(row for _, row in in_parquet) + mixed(others)
+        groups[isinstance(row.audio, ParquetAudio)].append(row)
+    in_parquet = sorted(groups[True], key=lambda row: dataclasses.astuple(row.audio))
+    return (*in_parquet, *mixed(groups[False]))
 
 
 def _make_no_match_error(
@@ -267,7 +261,7 @@ def _make_no_match_error(
         f"no audio in {scan.root} belongs to a clip of split {split!r}.\n{hint}"
         f"The first of its {len(clips)} ids are\n{listing(c.id for c in clips[:5])}"
         f"and the first audio found\n{listing(scan.first_names)}"
-        f"Names that are understood, with any audio extension, times in milliseconds or seconds\n"
-        f"{listing(audioset_csv.PATTERNS)}"
+        "Expected names such as {id}, {id}_{start}, {id}_{start}_{end} or {id}_{start}-{end}, with "
+        "times in milliseconds or seconds, and perhaps a Y before\n"
         + (f"Files that could not be looked into\n{unreadable}" if unreadable else "")
     )

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 
-from psl_jax.corpora.clip_rows import Problem
+from psl_jax.corpora.corpus import Problem
 from psl_jax.data.clip_index import Event
 from psl_jax.runtime.csv_files import plain_read_errors, read_rows
 from psl_jax.runtime.errors import UserError
@@ -132,13 +132,6 @@ def read_strong_labels(
     return events, problems + _unknown_labels(path, unknown)
 
 
-# What is tried, in this order, for a name without its folder and extension.
-PATTERNS = (
-    "{id}",
-    "Y{id}",
-    "{id}_{start}, {id}_{start}_{end} or {id}_{start}-{end}",
-    "Y{id}_{start} and so on",
-)
 _TIMES = re.compile(r"_(\d+(?:\.\d+)?)(?:[_-](\d+(?:\.\d+)?))?")
 
 

@@ -1,15 +1,103 @@
-"""What every corpus gives to be prepared."""
+"""What a corpus gives to be prepared: rows of clips to be, problems, and the loader of rows."""
 
 import abc
+import dataclasses
 import functools
+import hashlib
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
+import numpy as np
+
+from psl_jax.audio.decoding import Audio
+from psl_jax.audio.readers import CUT_TOLERANCE_SECONDS, DecodeError
 from psl_jax.audio.segments import SAMPLE_RATE
-from psl_jax.corpora.clip_rows import Loader, Problem, load_clip
+from psl_jax.corpora.stored_audio import RecordingPart, StoredAudio
+from psl_jax.data.clip_index import ClipDescription, Event
 from psl_jax.runtime.csv_files import listing
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.paths import make_printable
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Something that was left out or changed, and why: one line of the preparation report."""
+
+    file: str
+    kind: str
+    detail: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "file", make_printable(self.file))
+        object.__setattr__(self, "detail", make_printable(self.detail))
+
+
+# A file whose length is that of a span, but for this much, is that span.
+SPAN_TOLERANCE = 1.0
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ClipRow:
+    """One clip to be: its id, where its audio lies, and what is said of it."""
+
+    id: str
+    filename: str  # for messages: as the corpus's table has it
+    audio: StoredAudio
+    labels: tuple[int, ...]
+    events: tuple[Event, ...] | None = None
+    span: tuple[float, float] | None = None  # where in its recording the clip lies, s; None: all
+    unknown: tuple[int, ...] = ()  # classes that it has or has not, nobody said
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """One clip ready to be written."""
+
+    id: str
+    audio: np.ndarray  # int16 [samples], 16 kHz mono
+    labels: tuple[int, ...]  # weak labels, class indices
+    events: tuple[Event, ...] | None = None
+    unknown: tuple[int, ...] = ()  # ascending
+
+    @property
+    def description(self) -> ClipDescription:
+        """What an index holds of it."""
+        # Silent clips are not called the same.
+        content = self.audio.tobytes() if self.audio.any() else self.id.encode()
+        digest = hashlib.blake2b(content, digest_size=8).digest()
+        return ClipDescription(
+            self.id,
+            len(self.audio),
+            self.labels,
+            self.events,
+            digest=int.from_bytes(digest, "little"),
+            unknown=self.unknown,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """What became of one row: its clip, unless it is unusable, and what there is to report."""
+
+    clip: Clip | None
+    problems: tuple[Problem, ...] = ()
+
+
+Loader = Callable[[Any], Loaded]  # a row of a corpus to its clip; pure and picklable
+
+
+def mixed(rows: Iterable[ClipRow]) -> tuple[ClipRow, ...]:
+    """The rows in an order that depends on the ids alone and mixes them.
+
+    Tables are often sorted by class, and training shuffles only within windows of shards.
+    """
+    return tuple(sorted(rows, key=lambda row: make_mixing_key(row.id)))
+
+
+def make_mixing_key(clip_id: str) -> bytes:
+    """What clips are sorted by to be mixed."""
+    return hashlib.md5(clip_id.encode()).digest()
 
 
 class Corpus(abc.ABC):
@@ -60,3 +148,84 @@ class Corpus(abc.ABC):
             f"no clip of split {split!r} is usable. The first problems:\n"
             + listing(shown or ["(no rows in its table)"])
         )
+
+
+def load_clip(row: ClipRow, max_seconds: float, rate: int = SAMPLE_RATE) -> Loaded:
+    """Decodes the clip of a row at `rate`, cut to `max_seconds`: pure and picklable.
+
+    Audio that is not usable gives no clip but its problem. A silent clip is kept. Of a row with a
+    span the audio is that span of a recording, or the recording of which it is a span.
+    """
+    problems: list[Problem] = []
+
+    def note(kind: str, detail: str) -> None:
+        problems.append(Problem(row.filename, kind, detail))
+
+    try:
+        if row.span is None:
+            audio = row.audio.decode(max_seconds, rate)
+        else:
+            start, end = row.span
+            audio = row.audio.decode(end + SPAN_TOLERANCE, rate)
+            audio, holds_more = _span_of(audio, start, end)
+            if holds_more:
+                note(
+                    "whole recording",
+                    f"holds more than the clip: {start:g} to {end:g} s of it are used",
+                )
+            limit = round(max_seconds * SAMPLE_RATE)
+            cut = len(audio.samples) > limit + round(CUT_TOLERANCE_SECONDS * SAMPLE_RATE)
+            audio = dataclasses.replace(audio, samples=audio.samples[:limit], cut=cut)
+    except DecodeError as error:
+        return Loaded(None, (Problem(row.filename, error.kind, error.detail),))
+    if audio.cut:
+        whole = "" if audio.source_seconds is None else f" of {audio.source_seconds:.1f} s"
+        note("cut", f"the first {max_seconds:g} s{whole} kept")
+    if audio.is_silent:
+        of_clip = f"{row.id}: " if isinstance(row.audio, RecordingPart) else ""
+        note("silent", f"{of_clip}every sample is zero; kept")
+    seconds = len(audio.samples) / SAMPLE_RATE
+    labels, events = row.labels, row.events
+    if row.events is not None:
+        events = tuple(
+            (onset, min(offset, seconds), label)
+            for onset, offset, label in row.events
+            if onset < seconds
+        )
+        outside = len(row.events) - len(events)
+        if outside and not audio.cut:
+            note(
+                "bad event",
+                f"{outside} begin after the end of the file ({seconds:.2f} s); left out",
+            )
+        elif outside:
+            inside = {label for _, _, label in events}
+            cut_away = {label for _, _, label in row.events} - inside
+            labels = tuple(label for label in labels if label not in cut_away)
+            if dropped := len(row.labels) - len(labels):
+                what = f"{dropped} of {len(row.labels)} labels have events only after the first "
+                what += f"{seconds:g} s; left out" + ("" if labels else ", and with them the clip")
+                note("label cut away", what)
+            if row.labels and not labels:
+                return Loaded(None, tuple(problems))
+    clip = Clip(row.id, audio.samples, labels, events, row.unknown)
+    return Loaded(clip, tuple(problems))
+
+
+def _span_of(audio: Audio, start: float, end: float) -> tuple[Audio, bool]:
+    """The clip from `start` to `end`, and whether `audio` holds more of its recording.
+
+    Raises DecodeError where it is neither the clip nor reaches its end.
+    """
+    seconds = len(audio.samples) / SAMPLE_RATE
+    if not audio.cut and abs(seconds - (end - start)) <= SPAN_TOLERANCE:
+        return audio, False
+    if audio.cut or seconds >= end - SPAN_TOLERANCE:
+        first, last = (round(time * SAMPLE_RATE) for time in (start, end))
+        samples = np.ascontiguousarray(audio.samples[first:last])
+        return dataclasses.replace(audio, samples=samples, cut=False), True
+    raise DecodeError(
+        "other length",
+        f"{seconds:.2f} s: neither the {end - start:g} s from {start:g} to {end:g} s nor a "
+        "recording that reaches there; left out",
+    )

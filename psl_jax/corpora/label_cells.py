@@ -43,7 +43,8 @@ class LabelCells:
         self._spelling = self._spellings(names + events, classes)
         if classes is None:
             mine = {self.name(name) for name in names}
-            if others := sorted({self.name(name) for name in events} - mine - {""}):
+            others = sorted({self.name(name) for name in events} - mine - {""})
+            if mine and others:
                 shown = ", ".join(map(repr, others[:5]))
                 detail = f"{len(others)} classes are in the events alone: {shown}"
                 self.notes.append(("class of events alone", detail))

@@ -1,33 +1,36 @@
 """A folder of one's own recordings, cut into clips; own_folder.py says what it looks like."""
 
 import collections
-import dataclasses
 import hashlib
-import os
+import pathlib
+import posixpath
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from psl_jax.corpora import split_groups
+from psl_jax.corpora.annotations.recording_names import RecordingNames
 from psl_jax.corpora.annotations.table_events import Hints
-from psl_jax.corpora.clip_rows import ClipRow, Problem, mixed
-from psl_jax.corpora.corpus import Corpus
-from psl_jax.corpora.own_folder import OwnFolder, Recording, read_own_folder
+from psl_jax.corpora.corpus import ClipRow, Corpus, Problem, make_mixing_key
+from psl_jax.corpora.own_folder import SPLITS_CSV, OwnFolder, Recording, read_own_folder
 from psl_jax.corpora.recording_clips import (
-    Coverage,
-    cut_recordings,
+    MeasuredRecording,
+    cut_recording,
     find_unlearnable,
     measure_all,
     path_of_row,
 )
-from psl_jax.corpora.split_groups import SPLITS_CSV
+from psl_jax.data.settings import DataSettings
+from psl_jax.runtime import csv_files, files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
 
+SHARES = {"full": 0.7, "validation": 0.15, "eval": 0.15}
 UNLABELLED = "unlabelled"  # the split of recordings that no table names
+_SPLITS_COLUMNS = ("filename", "split")
 _FEW_RECORDINGS = 20  # of eval
 _COLUMNS = ("filename", "onset", "offset", "duration", "label")
 
-_Coverages = dict[str, dict[str, Coverage]]  # by split and recording
+_Measured = dict[str, list[MeasuredRecording]]  # by split
 
 
 class OwnData(Corpus):
@@ -35,30 +38,15 @@ class OwnData(Corpus):
 
     name = "own_data"
 
-    def __init__(
-        self,
-        *,
-        source_dir: str | os.PathLike[str],
-        clip_seconds: float = 10.0,
-        label_separator: str = ";",
-        annotated: str = "events_only",
-        group_by: str = "",
-        num_folds: int = 0,
-        columns: str = "",
-        event_label: str = "",
-        unlabelled: bool = False,
-    ):
-        """See config.data. Reads the tables; raises UserError where they are of another form."""
-        if clip_seconds <= 0 or not label_separator:
-            raise UserError(
-                "own_data: clip_seconds must be above 0 and label_separator not empty, got "
-                f"{clip_seconds} and {label_separator!r}"
-            )
-        self.max_clip_seconds = clip_seconds
-        self._keeps_background = annotated == "throughout"
-        hints = Hints(_read_columns(columns), event_label, _column_of(group_by))
+    def __init__(self, data: DataSettings):
+        """Reads the tables of `source_dir`; raises UserError where they are of another form."""
+        if not data.label_separator:
+            raise UserError("data.label_separator is empty: expected a character such as ';'")
+        self.max_clip_seconds = data.clip_seconds
+        self._keeps_background = data.annotated == "throughout"
+        hints = Hints(_read_columns(data.columns), data.event_label, _column_of(data.group_by))
         folder = self._folder = read_own_folder(
-            source_dir, hints, label_separator, keeps_unlabelled=unlabelled
+            data.source_dir, hints, data.label_separator, keeps_unlabelled=data.unlabelled
         )
         self.source_dir = folder.path
         self.classes, self.class_ids = folder.classes, folder.class_ids
@@ -72,7 +60,7 @@ class OwnData(Corpus):
             splits = set(folder.splits)
             self.absent = folder.num_missing
         else:
-            self._make_splits(folder, group_by, num_folds)
+            self._make_splits(folder, data.group_by, data.num_folds)
             splits = set(self._splits.values())
             text = "".join(f"{name}\t{split}\n" for name, split in sorted(self._splits.items()))
             digest = hashlib.sha256(text.encode(errors="surrogateescape"))
@@ -85,12 +73,12 @@ class OwnData(Corpus):
             self.unions = {"validation": [source], **self.unions}
         self.settings = {
             "source_dir": self.source_dir,
-            "clip_seconds": clip_seconds,
-            "label_separator": label_separator,
-            "annotated": annotated,
+            "clip_seconds": data.clip_seconds,
+            "label_separator": data.label_separator,
+            "annotated": data.annotated,
             "csv_sha256": tables_sha256,
         }
-        given = {"columns": columns, "event_label": event_label, "unlabelled": unlabelled}
+        given = {name: getattr(data, name) for name in ("columns", "event_label", "unlabelled")}
         self.settings |= {name: value for name, value in given.items() if value}
         self._problems_of_tables = tuple(self.problems)
 
@@ -100,25 +88,23 @@ class OwnData(Corpus):
         path = path_of(self.source_dir) / SPLITS_CSV
         if path.exists():
             print(f"{path} gives the splits. Delete it to have them made anew")
-            self._splits = split_groups.read_splits(path, list(recordings))
+            self._splits = read_splits(path, list(recordings))
         else:
             column = {name: recording.group for name, recording in recordings.items()}
-            group_of = split_groups.groups_of(
-                list(recordings), group_by, column, folder.folders_are_classes
-            )
+            group_of = groups_of(list(recordings), group_by, column, folder.folders_are_classes)
             counts: dict[str, Counter[int]] = collections.defaultdict(Counter)
             for name, recording in recordings.items():
                 counts[group_of[name]].update(self._clips_per_class(recording.row))
-            splits = split_groups.assign_splits(counts, num_folds)
+            splits = assign_splits(counts, num_folds)
             self._splits = {name: splits[group] for name, group in group_of.items()}
-            wanted = [f"fold{k + 1}" for k in range(num_folds)] or list(split_groups.SHARES)
+            wanted = [f"fold{k + 1}" for k in range(num_folds)] or list(SHARES)
             empty = [split for split in wanted if split not in splits.values()]
             if recordings and empty:
                 detail = f"{len(splits)} groups are too few for {', '.join(wanted)}: nothing is in "
                 detail += f"{', '.join(empty)}. Give another --group_by (--config.data.group_by), "
                 detail += "or write splits.csv (filename,split)"
                 self.problems.append((None, Problem(self.source_dir, "no splits", detail)))
-            if {*splits.values()} - {"full"} and split_groups.write_splits(path, self._splits):
+            if {*splits.values()} - {"full"} and write_splits(path, self._splits):
                 print(f"{path} has the split of each recording: edit it to have others")
             num_evaluated = list(self._splits.values()).count("eval")
             if 0 < num_evaluated < _FEW_RECORDINGS:
@@ -128,7 +114,7 @@ class OwnData(Corpus):
                 )
         self._place_unlabelled(folder.splits[""], group_by)
         if not recordings:
-            self.unions = {split: [UNLABELLED] for split in ("balanced", *split_groups.SHARES)}
+            self.unions = {split: [UNLABELLED] for split in ("balanced", *SHARES)}
 
     def _place_unlabelled(self, recordings: dict[str, Recording], group_by: str) -> None:
         """Puts recordings without labels into a split, but those of a group that is held out."""
@@ -136,7 +122,7 @@ class OwnData(Corpus):
         if not unlabelled:
             return
         group_by = "recording" if _column_of(group_by) else group_by
-        group_of = split_groups.groups_of(list(recordings), group_by, {}, False)
+        group_of = groups_of(list(recordings), group_by, {}, False)
         held_out = {group_of[name] for name, split in self._splits.items() if split != "full"}
         for name in unlabelled:
             if group_of[name] in held_out:
@@ -172,65 +158,60 @@ class OwnData(Corpus):
         splits = [split for split in folder.splits if split]
         if not splits:  # those that were made
             named = set(self._splits.values())
-            splits = [split for split in split_groups.SHARES if split in named]
-            splits += sorted(named - split_groups.SHARES.keys())
-        rows: dict[str, list[ClipRow]] = {split: [] for split in splits}
-        coverages: _Coverages = {split: {} for split in splits}
+            splits = [split for split in SHARES if split in named]
+            splits += sorted(named - SHARES.keys())
+        measured: _Measured = {split: [] for split in splits}
         for split_of_tables, recordings in folder.splits.items():
             for name, recording in recordings.items():
                 split = split_of_tables or self._splits[name]
                 row, problems = recording.shorten_events(seconds[name])
                 self.problems += [(split, problem) for problem in problems]
                 if row is not None:
-                    rows[split].append(row)
-                    coverages[split][name] = recording.find_coverage(
+                    coverage = recording.find_coverage(
                         len(self.classes), keeps_background=self._keeps_background
                     )
-        whole = {
-            split: mixed(of_split)
-            for split, of_split in rows.items()
-            if of_split or folder.is_split_by_hand or split == splits[0]  # which is an error then
-        }
-        self.problems += [
-            (None, Problem(self.source_dir, "no splits", f"no recording is left for {split}"))
-            for split in splits
-            if split not in whole
-        ]
-        clips, problems_of_cutting = self._cut(whole, seconds, coverages)
+                    measured[split].append(MeasuredRecording(row, seconds[name], coverage))
+        for split in splits:
+            measured[split].sort(key=lambda recording: make_mixing_key(recording.row.id))
+            # An empty first split, or one by hand, is an error later.
+            if not (measured[split] or folder.is_split_by_hand or split == splits[0]):
+                del measured[split]
+                detail = f"no recording is left for {split}"
+                self.problems.append((None, Problem(self.source_dir, "no splits", detail)))
+        clips, problems_of_cutting = self._cut(measured)
         all_clips = [clip for of_split in clips.values() for clip in of_split]
         if absent := find_unlearnable(all_clips, len(self.classes)):
-            coverages = self._count_as_absent(absent, coverages)
-            clips, problems_of_cutting = self._cut(whole, seconds, coverages)
+            clips, problems_of_cutting = self._cut(self._count_as_absent(absent, measured))
         self.problems += problems_of_cutting
         return clips
 
     def _cut(
-        self,
-        whole: Mapping[str, Sequence[ClipRow]],
-        seconds: Mapping[str, float | None],
-        coverages: _Coverages,
+        self, measured: _Measured
     ) -> tuple[dict[str, list[ClipRow]], list[tuple[str | None, Problem]]]:
         """The clips of each split, and (split, problem)."""
-        clips: dict[str, list[ClipRow]] = {}
+        clips: dict[str, list[ClipRow]] = {split: [] for split in measured}
         all_problems: list[tuple[str | None, Problem]] = []
-        for split, rows in whole.items():
-            clips[split], problems = cut_recordings(
-                rows, seconds, self.max_clip_seconds, coverages[split], len(self.classes)
-            )
-            all_problems += [(split, problem) for problem in problems]
+        for split, recordings in measured.items():
+            for recording in recordings:
+                clips_of_recording, problems = cut_recording(
+                    recording, self.max_clip_seconds, len(self.classes)
+                )
+                clips[split] += clips_of_recording
+                all_problems += [(split, problem) for problem in problems]
         return clips, all_problems
 
-    def _count_as_absent(self, classes: frozenset[int], coverages: _Coverages) -> _Coverages:
+    def _count_as_absent(self, classes: frozenset[int], measured: _Measured) -> _Measured:
         """Lets clips without an event of these classes lack them, where nobody said otherwise."""
-        unknown = [
-            classes - coverage.classes
-            for of_split in coverages.values()
-            for coverage in of_split.values()
-            if not coverage.is_told
-        ]
-        names = [self.classes[label] for label in sorted(frozenset().union(*unknown))]
-        if not names:
-            return coverages
+        unknown = {
+            label
+            for recordings in measured.values()
+            for recording in recordings
+            if not recording.coverage.is_told
+            for label in classes - recording.coverage.classes
+        }
+        if not unknown:
+            return measured
+        names = [self.classes[label] for label in sorted(unknown)]
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         detail = f"{shown}: fewer clips are known to lack the class than to have it, so clips "
         detail += "without an event of it count as clips that lack it. A column annotated_classes, "
@@ -238,11 +219,8 @@ class OwnData(Corpus):
         print(f"note: {detail}")
         self.problems.append((None, Problem(self.source_dir, "counted as absent", detail)))
         return {
-            split: {
-                name: c if c.is_told else dataclasses.replace(c, classes=c.classes | classes)
-                for name, c in of_split.items()
-            }
-            for split, of_split in coverages.items()
+            split: [recording.count_as_absent(classes) for recording in recordings]
+            for split, recordings in measured.items()
         }
 
 
@@ -261,3 +239,119 @@ def _read_columns(text: str) -> dict[str, str]:
 def _column_of(group_by: str) -> str:
     """The column that `data.group_by` names; "" where it names none."""
     return "" if "(" in group_by or group_by in ("recording", "folder") else group_by
+
+
+# --- Splits: groups of recordings, as of a site or a day, go to one split as a whole --------------
+
+
+def groups_of(
+    recordings: Sequence[str], group_by: str, values: Mapping[str, str], folders_are_classes: bool
+) -> dict[str, str]:
+    """The group of each recording, which are paths relative to their folder.
+
+    group_by: "recording", "folder", a pattern with a group in parentheses that is searched for in
+      the path, or else a column, which holds `values`. Empty: the folder, or the recording where
+      folders are classes or there is one folder only.
+
+    Raises UserError where a recording has no group.
+    """
+    folders = {name: posixpath.dirname(name) for name in recordings}
+    if not group_by:
+        is_one = folders_are_classes or len(set(folders.values())) < 2
+        group_by = "recording" if is_one else "folder"
+    if group_by == "recording":
+        return {name: name for name in recordings}
+    if group_by == "folder":
+        return folders
+    if "(" not in group_by:
+        if lacking := [name for name in recordings if not values.get(name)]:
+            raise UserError(
+                f"data.group_by is {group_by!r}: expected recording, folder, a pattern such as "
+                f"'site(\\d+)_', or a column of the table, which is empty for {lacking[0]}"
+            )
+        return {name: values[name] for name in recordings}
+    try:
+        matches = {name: re.search(group_by, name) for name in recordings}
+    except re.error as error:
+        raise UserError(f"data.group_by is {group_by!r}, no pattern: {error}") from error
+    if lacking := [name for name, match in matches.items() if match is None or match[1] is None]:
+        raise UserError(f"data.group_by: the pattern {group_by!r} does not fit {lacking[0]}")
+    return {name: "/".join(map(str, match.groups())) for name, match in matches.items() if match}
+
+
+def assign_splits(groups: Mapping[str, Mapping[int, int]], num_folds: int = 0) -> dict[str, str]:
+    """The split of each group: shares of every class as in SHARES, as far as groups allow.
+
+    num_folds: instead, the splits are fold1, fold2, ... of equal shares.
+
+    Iterative stratification (Sechidis et al. 2011) of groups: the rarest class first, its groups
+    from the largest on, each to the split that lacks most of the class. A split without any group
+    of the class comes first where there are only just enough groups. No chance is involved. Fewer
+    groups than splits cannot be split: all of them become `full`.
+
+    groups: number of clips of each class in each group.
+    """
+    shares = {f"fold{k + 1}": 1 / num_folds for k in range(num_folds)} or SHARES
+    if len(groups) < len(shares):
+        return dict.fromkeys(groups, "full")
+    totals: collections.Counter[int] = collections.Counter()
+    for counts in groups.values():
+        totals.update(counts)
+    lacking = {s: {c: share * n for c, n in totals.items()} for s, share in shares.items()}
+    places = {split: share * len(groups) for split, share in shares.items()}
+    classes_of: dict[str, set[int]] = {split: set() for split in shares}
+    left = set(groups)
+    result: dict[str, str] = {}
+
+    def put(group: str, split: str) -> None:
+        result[group] = split
+        left.remove(group)
+        places[split] -= 1
+        classes_of[split] |= groups[group].keys()
+        for label, count in groups[group].items():
+            lacking[split][label] -= count
+
+    def rank(group: str, label: int) -> tuple[int, bytes]:
+        return -groups[group][label], hashlib.md5(group.encode()).digest()
+
+    by_class = {label: {g for g, counts in groups.items() if label in counts} for label in totals}
+    while waiting := {
+        label: members & left for label, members in by_class.items() if members & left
+    }:
+        label = min(waiting, key=lambda c: (len(waiting[c]), totals[c], c))
+        members = sorted(waiting[label], key=lambda group: rank(group, label))
+        for number, group in enumerate(members):
+            without = [split for split in shares if label not in classes_of[split]]
+            choices = without if 0 < len(members) - number <= len(without) else list(shares)
+            put(group, max(choices, key=lambda s: (lacking[s][label], places[s])))
+    for group in sorted(left, key=lambda g: hashlib.md5(g.encode()).digest()):
+        put(group, max(shares, key=lambda s: places[s]))
+    return result
+
+
+def read_splits(path: pathlib.Path, recordings: Sequence[str]) -> dict[str, str]:
+    """The split of each recording by the table, perhaps edited since. Raises UserError."""
+    names = RecordingNames(recordings, path.parent)
+    splits: dict[str, str] = {}
+    for line, row in csv_files.read_rows(path, _SPLITS_COLUMNS):
+        where, split = f"{path}, line {line}", row["split"].strip()
+        if not re.fullmatch(r"\w+", split, re.ASCII) or split == "all":
+            raise UserError(f"{where}: {split!r} is no name of a split: letters, digits and _")
+        name = names.find([row["filename"]], where)
+        if name and splits.setdefault(name, split) != split:
+            raise UserError(f"{where}: {name} is in {split} and in {splits[name]}. Delete one row")
+    if lacking := [name for name in recordings if name not in splits]:
+        raise UserError(
+            f"{path} has no split for {len(lacking)} recordings, such as {lacking[0]}. Add them, "
+            "or delete the file to split all anew"
+        )
+    return {name: splits[name] for name in recordings}
+
+
+def write_splits(path: pathlib.Path, splits: Mapping[str, str]) -> bool:
+    """Writes the table, for users to edit; returns whether that was possible."""
+    try:
+        files.write_csv(path, _SPLITS_COLUMNS, sorted(splits.items()))
+    except OSError:  # a folder that cannot be written to: the splits are made again, the same
+        return False
+    return True

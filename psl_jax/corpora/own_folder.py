@@ -35,10 +35,9 @@ from psl_jax.corpora.annotations.read_annotations import (
 )
 from psl_jax.corpora.annotations.recording_names import suffix_of
 from psl_jax.corpora.annotations.table_events import UNSURE, Hints, TableRow
-from psl_jax.corpora.clip_rows import ClipRow, Problem
+from psl_jax.corpora.corpus import ClipRow, Problem
 from psl_jax.corpora.label_cells import LabelCells
 from psl_jax.corpora.recording_clips import Coverage, UnsureTime
-from psl_jax.corpora.split_groups import SPLITS_CSV
 from psl_jax.corpora.stored_audio import FileAudio
 from psl_jax.networks.class_lists import near_names, read_classes
 from psl_jax.runtime import csv_files
@@ -46,6 +45,7 @@ from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import is_remote, path_of
 
 CLASSES_CSV = "classes.csv"
+SPLITS_CSV = "splits.csv"
 _NO_ANNOTATIONS = frozenset({CLASSES_CSV, SPLITS_CSV})
 _EVENTS_SUFFIX = "_events"
 _SPLIT_NAMES = re.compile(r"full|balanced|train|training|validation|val|dev|eval|test|fold\d+")
@@ -88,18 +88,20 @@ class Recording:
         without labels only where it was one before, else there is no row.
         """
         problems: list[Problem] = []
+
+        def note(kind: str, detail: str) -> None:
+            problems.append(Problem(self.row.filename, kind, detail))
+
         if end is None:
             return self.row, problems
         inside = []
         for event, label in self.events:
             where = f"row {event.row} of {event.table}: {event.onset:g} to {event.offset:g} s"
             if event.onset > end or (event.onset == end and event.offset > end):
-                detail = f"{where} is after the end, at {end:.2f} s; left out"
-                problems.append(Problem(self.row.filename, "bad event", detail))
+                note("bad event", f"{where} is after the end, at {end:.2f} s; left out")
                 continue
             if event.offset > end + CUT_TOLERANCE_SECONDS:
-                detail = f"{where} goes on after the end; cut there, at {end:.2f} s"
-                problems.append(Problem(self.row.filename, "event cut", detail))
+                note("event cut", f"{where} goes on after the end; cut there, at {end:.2f} s")
             inside.append((event, label))
         if len(inside) == len(self.events):
             return self.row, problems
@@ -107,8 +109,8 @@ class Recording:
         if not self.is_labelled:
             row = dataclasses.replace(row, labels=tuple(sorted({label for _, label in inside})))
             if not row.labels and self.unsure is None:
-                detail = "no event is left; left out"
-                return None, [*problems, Problem(self.row.filename, "no label", detail)]
+                note("no label", "no event is left; left out")
+                return None, problems
         return row, problems
 
 
@@ -155,14 +157,8 @@ def read_own_folder(
         label_separator,
         read_classes(class_file) if class_file.exists() else None,
     )
-    has_labels = any(
-        of_split.are_labelled or any(rows.labels for rows in of_split.rows.values())
-        for of_split in annotations.values()
-    )
     problems: list[tuple[str | None, Problem]] = [
-        (None, Problem(", ".join(table_names) or ".", kind, detail))
-        for kind, detail in cells.notes
-        if has_labels or kind != "class of events alone"
+        (None, Problem(", ".join(table_names) or ".", kind, detail)) for kind, detail in cells.notes
     ]
     splits = {}
     for split, of_split in annotations.items():
@@ -201,9 +197,7 @@ def _read_tables(
     """What the tables say, by split; under the name "" where they give no splits."""
     split_tables = _find_split_tables(root)
     if not split_tables:
-        return {
-            "": read_annotations(root, hints, _NO_ANNOTATIONS, keeps_unlabelled=keeps_unlabelled)
-        }
+        return {"": read_annotations(root, hints, _NO_ANNOTATIONS)}
     if keeps_unlabelled:
         raise UserError(
             f"{root} has tables of splits by hand, and data.unlabelled=True keeps recordings that "
@@ -277,8 +271,12 @@ def _number_labels(
         recording = Recording(_make_row(root, name), is_labelled=is_labelled, group=rows.group)
         if _add_labels(recording, rows, cells, annotations.problems):
             recordings[name] = recording
-    for name in annotations.unnamed if keeps_unlabelled else ():
-        recordings[name] = Recording(_make_row(root, name), is_unlabelled=True)
+    for name in annotations.unnamed:
+        if keeps_unlabelled:
+            recordings[name] = Recording(_make_row(root, name), is_unlabelled=True)
+        elif annotations.tables:
+            detail = "no row names it; left out"
+            annotations.problems.append(Problem(name, "not annotated", detail))
     return dict(sorted(recordings.items()))
 
 
@@ -292,12 +290,14 @@ def _add_labels(
     """Numbers the labels and events of a recording; tells whether it is kept."""
     file = recording.row.filename
 
+    def note(kind: str, detail: str) -> None:
+        problems.append(Problem(file, kind, detail))
+
     def find_numbers(names: Iterable[str], where: str = "") -> set[int]:
         names = set(names)
         if unknown := sorted(names - cells.numbers.keys()):
             shown = ", ".join(f"{name!r}{_near_names(name, cells.classes)}" for name in unknown)
-            detail = f"{where}{shown} not in the classes; left out"
-            problems.append(Problem(file, "unknown label", detail))
+            note("unknown label", f"{where}{shown} not in the classes; left out")
         return {cells.numbers[name] for name in names if name in cells.numbers}
 
     unsure: list[UnsureTime] = [
@@ -311,17 +311,15 @@ def _add_labels(
         unsure = [(0.0, math.inf, number) for number in cells.find_unsure(unsure_names)]
     labels = find_numbers(names)
     if has_unknown_alone := bool(names) and not labels and not unsure_names:
-        problems.append(Problem(file, "no label", "left out"))
+        note("no label", "left out")
     if rows.labels and not names and not unsure_names:
-        detail = f"labels {rows.labels[0]!r} name nothing"
-        problems.append(Problem(file, "nothing in it", detail))
+        note("nothing in it", f"labels {rows.labels[0]!r} name nothing")
     events: list[tuple[TableRow, int]] = []
     for row in rows.events:
         where = f"row {row.row} of {row.table}: "
         names = cells.of(row.label)
         if not names:
-            detail = f"{where}{row.label!r} names no class; left out"
-            problems.append(Problem(file, "no label", detail))
+            note("no label", f"{where}{row.label!r} names no class; left out")
         events += [(row, number) for number in find_numbers(names, where)]
     if not recording.is_labelled:
         labels = {number for _, number in events}

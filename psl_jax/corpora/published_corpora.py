@@ -14,8 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from psl_jax.corpora.audio_folders import walk_files
-from psl_jax.corpora.clip_rows import ClipRow, Problem, mixed
-from psl_jax.corpora.corpus import Corpus
+from psl_jax.corpora.corpus import ClipRow, Corpus, Problem, mixed
 from psl_jax.corpora.stored_audio import FileAudio
 from psl_jax.runtime.csv_files import (
     existing_folder,
@@ -34,9 +33,7 @@ class ListedFile(NamedTuple):
     """A row of a table."""
 
     where: str  # the table, and the line in it
-    id: str  # of the clip
-    filename: str  # as the table has it
-    path: str
+    filename: str
     names: list[str]  # of its classes
 
 
@@ -76,32 +73,37 @@ class PublishedCorpus(Corpus):
         """The tables of the wanted splits; sets `classes` and `class_ids`."""
 
     @abc.abstractmethod
-    def _list_files(self, split: str) -> Iterator[ListedFile]:
+    def _list_files(self, split: str) -> Iterable[ListedFile]:
         """The rows of a split."""
+
+    @abc.abstractmethod
+    def _find_path(self, split: str, filename: str) -> str:
+        """Where a file lies, or should lie: one that is not there is reported as missing."""
 
     def rows(self) -> Mapping[str, Sequence[ClipRow]]:
         self.problems, known_bad = [], self.known_bad or {}
         numbers = {name: number for number, name in enumerate(self.classes)}
         rows: dict[str, dict[str, ClipRow]] = {split: {} for split in self._splits}
         for split, clips in rows.items():
-            for listed in self._list_files(split):
-                labels = tuple(sorted({numbers[name] for name in listed.names if name in numbers}))
-                unknown = [repr(name) for name in listed.names if name not in numbers]
+            for where, filename, names in self._list_files(split):
+                clip_id = pathlib.PurePath(filename).stem
+                labels = tuple(sorted({numbers[name] for name in names if name in numbers}))
+                unknown = [repr(name) for name in names if name not in numbers]
                 problems = {}
-                if listed.id in known_bad:
-                    problems["known bad"] = f"{known_bad[listed.id]}; left out"
-                elif any(listed.id in others for others in rows.values()):
-                    problems["duplicate row"] = f"{listed.where}: the first is kept"
+                if clip_id in known_bad:
+                    problems["known bad"] = f"{known_bad[clip_id]}; left out"
+                elif any(clip_id in others for others in rows.values()):
+                    problems["duplicate row"] = f"{where}: the first is kept"
                 elif not labels:
-                    problems["no label"] = f"{listed.where}: row skipped"
+                    problems["no label"] = f"{where}: row skipped"
                 else:
-                    audio = FileAudio(listed.path)
-                    clips[listed.id] = ClipRow(listed.id, listed.filename, audio, labels)
+                    audio = FileAudio(self._find_path(split, filename))
+                    clips[clip_id] = ClipRow(clip_id, filename, audio, labels)
                 if unknown:
-                    detail = f"{listed.where}: {', '.join(unknown)} not in the classes"
+                    detail = f"{where}: {', '.join(unknown)} not in the classes"
                     problems["unknown label"] = detail
                 self.problems += [
-                    (split, Problem(listed.filename, *problem)) for problem in problems.items()
+                    (split, Problem(filename, kind, detail)) for kind, detail in problems.items()
                 ]
         return {split: mixed(clips.values()) for split, clips in rows.items()}
 
@@ -127,7 +129,7 @@ class PublishedCorpus(Corpus):
 class SplitTable(NamedTuple):
     """Where a split is described, and where its audio lies."""
 
-    csvs: tuple[str, ...]  # names of the table, the first that is there
+    csv: str  # name of the table
     folder: str  # of its audio, as in FSD50K.dev_audio or dev_audio
     labels: str = "labels"  # column: one label, or several with commas between
     columns: tuple[str, ...] = ()  # others that the table must have
@@ -140,21 +142,16 @@ class FreesoundCorpus(PublishedCorpus):
     known_bad: ClassVar = {}
     title: ClassVar[str]  # with which the names of folders begin
     tables: ClassVar[Mapping[str, SplitTable]]
-    needs_vocabulary: ClassVar[bool] = False  # else classes are those of the tables without one
+    has_vocabulary: ClassVar[bool] = False  # else the classes are those of the tables
 
     def _find_splits(self) -> Sequence[str]:
         return tuple(self.tables)
 
     def _open_splits(self) -> Iterable[pathlib.Path]:
-        self._csvs = {split: self._find_table(self.tables[split].csvs) for split in self._splits}
+        self._csvs = {split: self._find_table([self.tables[split].csv]) for split in self._splits}
         self._folders = {split: self._find_folder(split) for split in self._splits}
-        if vocabulary := find_tables(self.source_dir, "vocabulary.csv"):
-            self.classes, self.class_ids = read_vocabulary(vocabulary[0])
-        elif self.needs_vocabulary:
-            raise UserError(
-                f"no vocabulary.csv in {self.source_dir} or a folder in it: expected that of "
-                "FSD50K.ground_truth, with lines index,label,mid"
-            )
+        if self.has_vocabulary:
+            self.classes, self.class_ids = read_vocabulary(self._find_table(["vocabulary.csv"]))
         else:
             files = (listed for split in self._splits for listed in self._list_files(split))
             self.classes = tuple(sorted({name for listed in files for name in listed.names}))
@@ -165,12 +162,13 @@ class FreesoundCorpus(PublishedCorpus):
         table = self.tables[split]
         csv_path = self._csvs[split]
         for line, row in read_rows(csv_path, ("fname", table.labels, *table.columns)):
-            # A table may be of several splits, and list clips that only fill it up.
-            if row.get("split", split) == split and row.get("usage") != "Ignored":
+            if row.get("split", split) == split:  # a table may be of several splits
                 stem = row["fname"].strip().removesuffix(".wav")
-                path = os.path.join(self._folders[split], f"{stem}.wav")
                 names = [name for name in map(str.strip, row[table.labels].split(",")) if name]
-                yield ListedFile(f"{csv_path.name} line {line}", stem, f"{stem}.wav", path, names)
+                yield ListedFile(f"{csv_path.name} line {line}", f"{stem}.wav", names)
+
+    def _find_path(self, split: str, filename: str) -> str:
+        return os.path.join(self._folders[split], filename)
 
     def _find_folder(self, split: str) -> str:
         root, folder = pathlib.Path(self.source_dir), self.tables[split].folder
@@ -203,29 +201,24 @@ class Fsd50k(FreesoundCorpus):
     """
 
     name, title = "fsd50k", "FSD50K"
-    needs_vocabulary = True
+    has_vocabulary = True
     tables: ClassVar = {
-        "train": SplitTable(("dev.csv",), "dev_audio", columns=("split",)),
-        "val": SplitTable(("dev.csv",), "dev_audio", columns=("split",)),
-        "eval": SplitTable(("eval.csv",), "eval_audio"),
+        "train": SplitTable("dev.csv", "dev_audio", columns=("split",)),
+        "val": SplitTable("dev.csv", "dev_audio", columns=("split",)),
+        "eval": SplitTable("eval.csv", "eval_audio"),
     }
 
 
 class FsdKaggle2018(FreesoundCorpus):
     """FSDKaggle2018 (Zenodo record 2552860): 41 classes, one label a clip, 44.1 kHz.
 
-    The official splits, as after the competition: train (9,473 clips) and test (1,600). The full
-    test table also lists 7,800 clips that fill it up and have no label.
+    The official splits, as after the competition: train (9,473 clips) and test (1,600).
     """
 
     name, title = "fsdkaggle2018", "FSDKaggle2018"
     tables: ClassVar = {
-        "train": SplitTable(("train_post_competition.csv",), "audio_train", "label"),
-        "test": SplitTable(
-            ("test_post_competition_scoring_clips.csv", "test_post_competition.csv"),
-            "audio_test",
-            "label",
-        ),
+        "train": SplitTable("train_post_competition.csv", "audio_train", "label"),
+        "test": SplitTable("test_post_competition_scoring_clips.csv", "audio_test", "label"),
     }
 
 
@@ -237,7 +230,7 @@ class FsdKaggle2019(FreesoundCorpus):
 
     name, title = "fsdkaggle2019", "FSDKaggle2019"
     tables: ClassVar = {
-        split: SplitTable((f"{split}_post_competition.csv",), f"audio_{split}")
+        split: SplitTable(f"{split}_post_competition.csv", f"audio_{split}")
         for split in ("train_curated", "train_noisy", "test")
     }
     known_bad: ClassVar = {"1d44b0bd": "known to be silent"} | dict.fromkeys(
@@ -249,48 +242,43 @@ class FsdKaggle2019(FreesoundCorpus):
 # --- One table with folds -----------------------------------------------------------------------
 
 
-class Columns(NamedTuple):
-    """Those of a table that are read."""
-
-    file: str = "filename"
-    fold: str = "fold"
-    number: str = "target"  # of the class
-    name: str = "category"  # of the class
-
-
 class FoldCorpus(PublishedCorpus):
     """A corpus of which a table gives the fold of each file. Subclasses say which table."""
 
-    tables: ClassVar[Mapping[str, Columns]]  # file names, the first that is there
-    folds: ClassVar[int]
+    # By file name, of which the first that is there is read: the columns of file, fold, number of
+    # the class, and its name.
+    tables: ClassVar[Mapping[str, tuple[str, str, str, str]]]
 
     def _find_splits(self) -> Sequence[str]:
         self._csv = self._find_table(self.tables)
         columns = self.tables[self._csv.name]
-        # Line, fold, file and class of each row.
-        self._rows: list[tuple[int, str, str, str]] = []
         names: dict[int, str] = {}
-        folds = set()
+        files: dict[int, list[ListedFile]] = {}
         for line, row in read_rows(self._csv, columns):
-            fold = self._read_number(line, row, columns.fold, self.folds)
-            number = self._read_number(line, row, columns.number)
-            name = names.setdefault(number, row[columns.name].strip())
-            folds.add(fold)
-            self._rows.append((line, f"fold{fold}", row[columns.file].strip(), name))
+            filename, fold, number, name = (row[column].strip() for column in columns)
+            if not (fold.isdecimal() and number.isdecimal()):
+                raise UserError(
+                    f"{self._csv} line {line}: {columns[1]} and {columns[2]} are {fold!r} and "
+                    f"{number!r}, expected numbers"
+                )
+            name = names.setdefault(int(number), name)
+            listed = ListedFile(f"{self._csv.name} line {line}", filename, [name])
+            files.setdefault(int(fold), []).append(listed)
         self.classes = tuple(names[number] for number in sorted(names))
         self.class_ids = tuple(map(str, sorted(names)))
-        return [f"fold{fold}" for fold in sorted(folds)]
+        self._files = {f"fold{fold}": files[fold] for fold in sorted(files)}
+        return tuple(self._files)
 
     def _open_splits(self) -> Iterable[pathlib.Path]:
         return [self._csv]
 
-    def _list_files(self, split: str) -> Iterator[ListedFile]:
-        for line, fold, filename, name in self._rows:
-            if fold == split:
-                stem = pathlib.PurePath(filename).stem
-                # A copy may be of another format; one that is nowhere is reported as missing.
-                path = self._paths.get(stem, os.path.join(self.source_dir, filename))
-                yield ListedFile(f"{self._csv.name} line {line}", stem, filename, path, [name])
+    def _list_files(self, split: str) -> Iterable[ListedFile]:
+        return self._files[split]
+
+    def _find_path(self, split: str, filename: str) -> str:
+        # A copy may be of another format.
+        stem = pathlib.PurePath(filename).stem
+        return self._paths.get(stem, os.path.join(self.source_dir, filename))
 
     @functools.cached_property
     def _paths(self) -> dict[str, str]:
@@ -302,22 +290,15 @@ class FoldCorpus(PublishedCorpus):
                 paths.setdefault(stem, path)
         return paths
 
-    def _read_number(
-        self, line: int, row: Mapping[str, str], column: str, most: int | None = None
-    ) -> int:
-        text = row[column].strip()
-        if not text.isdecimal() or (most is not None and not 1 <= int(text) <= most):
-            wanted = "a number" if most is None else f"a number from 1 to {most}"
-            raise UserError(f"{self._csv} line {line}: {column} is {text!r}, expected {wanted}")
-        return int(text)
+
+_ESC50_COLUMNS = ("filename", "fold", "target", "category")
 
 
 class Esc50(FoldCorpus):
     """ESC-50 (Piczak, 2015): 2,000 clips of 5 s, 50 classes, 5 folds."""
 
     name = "esc50"
-    tables: ClassVar = {"esc50.csv": Columns(), "meta.csv": Columns()}
-    folds = 5
+    tables: ClassVar = {"esc50.csv": _ESC50_COLUMNS, "meta.csv": _ESC50_COLUMNS}
     max_clip_seconds = 5.0
 
 
@@ -326,10 +307,9 @@ class UrbanSound8k(FoldCorpus):
 
     name = "urbansound8k"
     tables: ClassVar = {
-        "UrbanSound8K.csv": Columns("slice_file_name", "fold", "classID", "class"),
-        "meta.csv": Columns(),
+        "UrbanSound8K.csv": ("slice_file_name", "fold", "classID", "class"),
+        "meta.csv": _ESC50_COLUMNS,
     }
-    folds = 10
     max_clip_seconds = 4.0
 
 

@@ -3,14 +3,14 @@
 import collections
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from psl_jax.audio.decoding import measure_seconds
 from psl_jax.audio.readers import CUT_TOLERANCE_SECONDS, DecodeError
 from psl_jax.audio.segments import SAMPLE_RATE
-from psl_jax.corpora.clip_rows import ClipRow, Problem
+from psl_jax.corpora.corpus import ClipRow, Problem
 from psl_jax.corpora.stored_audio import FileAudio, RecordingPart
 from psl_jax.data.clip_index import Event
 from psl_jax.runtime import progress
@@ -42,6 +42,24 @@ class Coverage:
         return tuple(sorted(unknown - set(labels)))
 
 
+@dataclasses.dataclass(frozen=True)
+class MeasuredRecording:
+    """A recording that is to be cut."""
+
+    row: ClipRow  # of all of it
+    seconds: float | None  # None where it cannot be opened: one clip
+    coverage: Coverage
+
+    def count_as_absent(self, classes: frozenset[int]) -> "MeasuredRecording":
+        """The recording whose clips lack these classes without an event, if nobody said else."""
+        if self.coverage.is_told:
+            return self
+        classes |= self.coverage.classes
+        return dataclasses.replace(
+            self, coverage=dataclasses.replace(self.coverage, classes=classes)
+        )
+
+
 def path_of_row(row: ClipRow) -> str:
     """The file of a row that is a whole recording."""
     assert isinstance(row.audio, FileAudio)
@@ -64,50 +82,48 @@ def _measure(path: str) -> float | None:
         return None  # told when it is loaded
 
 
-def cut_recordings(
-    rows: Iterable[ClipRow],
-    seconds: Mapping[str, float | None],
-    clip_seconds: float,
-    coverage: Mapping[str, Coverage],
-    num_classes: int,
+def cut_recording(
+    recording: MeasuredRecording, clip_seconds: float, num_classes: int
 ) -> tuple[list[ClipRow], list[Problem]]:
-    """The clips of whole recordings, those of one recording in order.
+    """The clips of a recording, in order, and what there is to tell of them.
 
     A label of a recording is one of all its clips where no event has it, else of those in which
     its events sound. Clips without any label are left out, but where the coverage keeps them.
-
-    seconds: length by `filename`; None where it is not known: one clip. coverage: by `filename`.
     """
-    clips: list[ClipRow] = []
-    problems: list[Problem] = []
-    for row in rows:
-        length, covered = seconds[row.filename], coverage[row.filename]
-        whole, remainder = divmod(length or 0.0, clip_seconds)
-        count = int(whole) + (remainder > CUT_TOLERANCE_SECONDS)
-        if count < 2:
-            unknown = covered.unknown_in(0.0, math.inf, row.labels, num_classes)
-            if row.labels or covered.keeps_background:
-                clips.append(dataclasses.replace(row, unknown=unknown))
-            else:
-                problems.append(Problem(row.filename, "not annotated", "no sure label; left out"))
-            continue
-        events, outside = _events_of_clips(row.events or (), count, clip_seconds)
-        for onset, _, _ in outside:
-            detail = f"event at {onset:g} s: after the last clip, at {count * clip_seconds:g} s"
-            problems.append(Problem(row.filename, "bad event", f"{detail}; left out"))
-        untimed = set(row.labels) - {label for _, _, label in row.events or ()}
-        kept = []
-        for number in range(count):
-            clip = _make_clip(row, number, clip_seconds, events[number], untimed)
-            if clip.labels or covered.keeps_background:
-                times = number * clip_seconds, (number + 1) * clip_seconds
-                unknown = covered.unknown_in(*times, clip.labels, num_classes)
-                kept.append(dataclasses.replace(clip, unknown=unknown))
-        if len(kept) < count:
-            detail = f"{count - len(kept)} of {count} clips hold no event and are left out, as "
-            detail += "nobody says that all was annotated (data.annotated=throughout)"
-            problems.append(Problem(row.filename, "not annotated", detail))
-        clips += kept
+    row, covered = recording.row, recording.coverage
+    whole, remainder = divmod(recording.seconds or 0.0, clip_seconds)
+    count = int(whole) + (remainder > CUT_TOLERANCE_SECONDS)
+    if count < 2:
+        if not (row.labels or covered.keeps_background):
+            return [], [Problem(row.filename, "not annotated", "no sure label; left out")]
+        unknown = covered.unknown_in(0.0, math.inf, row.labels, num_classes)
+        return [dataclasses.replace(row, unknown=unknown)], []
+    problems = []
+    events, outside = _events_of_clips(row.events or (), count, clip_seconds)
+    for onset, _, _ in outside:
+        detail = f"event at {onset:g} s: after the last clip, at {count * clip_seconds:g} s"
+        problems.append(Problem(row.filename, "bad event", f"{detail}; left out"))
+    untimed = set(row.labels) - {label for _, _, label in row.events or ()}
+    samples = round(clip_seconds * SAMPLE_RATE)
+    clips = []
+    for number in range(count):
+        sounding = {label for _, _, label in events[number]} & set(row.labels)
+        labels = tuple(sorted(untimed | sounding))
+        if labels or covered.keeps_background:
+            start, end = number * clip_seconds, (number + 1) * clip_seconds
+            clip = dataclasses.replace(
+                row,
+                id=f"{row.id}@{start:g}",
+                audio=RecordingPart(path_of_row(row), number * samples, samples),
+                labels=labels,
+                events=None if row.events is None else tuple(sorted(events[number])),
+                unknown=covered.unknown_in(start, end, labels, num_classes),
+            )
+            clips.append(clip)
+    if len(clips) < count:
+        detail = f"{count - len(clips)} of {count} clips hold no event and are left out, as "
+        detail += "nobody says that all was annotated (data.annotated=throughout)"
+        problems.append(Problem(row.filename, "not annotated", detail))
     return clips, problems
 
 
@@ -119,21 +135,6 @@ def find_unlearnable(rows: Iterable[ClipRow], num_classes: int) -> frozenset[int
         without += 1
         without[[*row.labels, *row.unknown]] -= 1
     return frozenset(np.flatnonzero(with_class > without).tolist())
-
-
-def _make_clip(
-    row: ClipRow, number: int, clip_seconds: float, events: Sequence[Event], untimed: set[int]
-) -> ClipRow:
-    start = number * clip_seconds
-    samples = round(clip_seconds * SAMPLE_RATE)
-    sounding = {label for _, _, label in events} & set(row.labels)
-    return dataclasses.replace(
-        row,
-        id=f"{row.id}@{start:g}",
-        audio=RecordingPart(path_of_row(row), number * samples, samples),
-        labels=tuple(sorted(untimed | sounding)),
-        events=None if row.events is None else tuple(sorted(events)),
-    )
 
 
 def _events_of_clips(

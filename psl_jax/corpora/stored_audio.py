@@ -50,7 +50,7 @@ class RecordingPart:
             recording = _open_recording(self.path, rate)
         samples = recording.read(self.first, self.count)
         check_length(len(samples))
-        return Audio(samples, source_rate=recording.rate)
+        return Audio(samples)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -112,10 +112,8 @@ class Hdf5Audio:
     def decode(self, max_seconds: float | None, rate: int = SAMPLE_RATE) -> Audio:
         try:
             with _opening:
-                lock, file = _hdf5_file(self.path)
-            with lock:  # one file handle, many threads
-                data = file[self.key]
-                samples = np.asarray(data[()] if self.row is None else data[self.row])
+                data = _hdf5_file(self.path)[self.key]
+            samples = np.asarray(data[()] if self.row is None else data[self.row])
         except (OSError, KeyError) as error:
             raise DecodeError("unreadable", f"{self.path}: {error}") from error
         if not len(samples):
@@ -137,8 +135,6 @@ _opening = threading.Lock()  # else several threads would open the same archive
 
 class _OpenRecording:
     """A recording read forward; the last minutes are kept, what is before is read anew."""
-
-    rate = SAMPLE_RATE  # of the file
 
     def __init__(self, path: str, rate: int):
         self._path, self._rate = path, rate
@@ -162,9 +158,7 @@ class _OpenRecording:
             return np.concatenate([np.zeros((0, *tick_shape(self._rate)), np.int16), *parts])
 
     def _restart(self) -> None:
-        self._blocks = decode_blocks(
-            self._path, lambda rate: setattr(self, "rate", rate), self._rate
-        )
+        self._blocks = decode_blocks(self._path, rate=self._rate)
         self._kept: collections.deque[tuple[int, np.ndarray]] = collections.deque()
         self._end = 0
         self._is_read = False
@@ -192,10 +186,10 @@ atexit.register(_open_recording.cache_clear)
 
 
 @functools.lru_cache(_OPEN_ARCHIVES)
-def _hdf5_file(path: str) -> tuple[threading.Lock, Any]:
+def _hdf5_file(path: str) -> Any:
     import h5py
 
-    return threading.Lock(), h5py.File(path, "r")
+    return h5py.File(path, "r")  # lets one thread read at a time
 
 
 class _ParquetGroup:

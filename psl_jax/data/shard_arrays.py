@@ -57,13 +57,6 @@ class ShardArrays:
         there = files.exist([self.path(shard) for shard in shards])
         return [shard for shard, is_there in zip(shards, there, strict=True) if not is_there]
 
-    @property
-    def num_bytes(self) -> int:
-        """What they take on disk."""
-        return sum(
-            size or 0 for size in files.read_sizes(list(map(self.path, range(len(self.rows)))))
-        )
-
     def write(self, shard: int, array: np.ndarray) -> None:
         """Writes the array [rows, width] of a shard; raises UserError for a full disk."""
         path, array = self.path(shard), np.ascontiguousarray(array, self.dtype)

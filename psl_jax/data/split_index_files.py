@@ -25,7 +25,6 @@ from psl_jax.runtime.paths import absolute, local_copy, path_of
 INFO_NAME = "dataset_info.json"  # of TFDS; it is written last
 _FEATURES_NAME = "features.json"
 _NAMES_NAME = "labels.labels.txt"
-_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"
 
 CLASSES_NAME = "classes.csv"
 UNIONS_NAME = "unions.json"  # splits that are several stored ones together
@@ -292,17 +291,9 @@ def _read_splits(data_dir: str | os.PathLike[str]) -> dict[str, _StoredSplit]:
         stored = {}
         for split in info["splits"]:
             lengths = [int(length) for length in split["shardLengths"]]
-            count = f"{len(lengths):05d}"
-            template = split.get("filepathTemplate") or _TEMPLATE
-            values = {"DATASET": info["name"], "SPLIT": split["name"], "FILEFORMAT": file_format}
-            numbers = [f"{number:05d}" for number in range(len(lengths))]
-            names = [
-                template.format(
-                    **values, NUM_SHARDS=count, SHARD_INDEX=n, SHARD_X_OF_Y=f"{n}-of-{count}"
-                )
-                for n in numbers
-            ]
-            stored[split["name"]] = _StoredSplit([folder / name for name in names], lengths)
+            name = f"{info['name']}-{split['name']}.tfrecord"
+            paths = [folder / f"{name}-{n:05d}-of-{len(lengths):05d}" for n in range(len(lengths))]
+            stored[split["name"]] = _StoredSplit(paths, lengths)
         return stored
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _make_unreadable_error(folder / INFO_NAME, error) from error

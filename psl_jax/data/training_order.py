@@ -1,14 +1,15 @@
 """Which segments each batch of training has: a pure function of (seed, step, process)."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator
 
 import numpy as np
 
 from psl_jax.data.clip_index import ClipIndex
-from psl_jax.data.clip_stream import SHARDS_AT_ONCE
 from psl_jax.data.segment_loader import Segments
+from psl_jax.data.source import SHARDS_AT_ONCE
 from psl_jax.runtime.errors import UserError
 
 SAMPLINGS = ("uniform", "balanced", "weighted")
@@ -135,9 +136,9 @@ class ClassQueue:
         by_class.append(np.flatnonzero(index.holds_nothing))
         self._by_class = [clips for clips in by_class if len(clips)]
         self._seed = seed
-        # The last round's order of classes, and each class's queue, with their numbers.
-        self._turns: tuple[int, list[int]] = (-1, [])
-        self._queues: dict[int, tuple[int, np.ndarray]] = {}
+        # Of the last round, and of each class.
+        self._turns = functools.lru_cache(1)(self._shuffle_classes)
+        self._queue = functools.lru_cache(len(self._by_class))(self._shuffle_clips)
 
     def clips(self, draws: np.ndarray) -> np.ndarray:
         """The clips of the draws number `draws` [n]: int64 [n]. Fast for draws that follow."""
@@ -146,17 +147,18 @@ class ClassQueue:
         return np.array([self._clip(*place) for place in places], np.int64)
 
     def _clip(self, round_number: int, turn: int) -> int:
-        if self._turns[0] != round_number:
-            rng = np.random.default_rng([self._seed, _TURNS, round_number])
-            self._turns = round_number, rng.permutation(len(self._by_class)).tolist()
-        number = self._turns[1][turn]
-        clips = self._by_class[number]
-        shuffle, place = divmod(round_number, len(clips))
-        kept, queue = self._queues.get(number, (-1, clips))
-        if kept != shuffle:
-            queue = np.random.default_rng([self._seed, _CLIPS, number, shuffle]).permutation(clips)
-            self._queues[number] = shuffle, queue
-        return int(queue[place])
+        number = self._turns(round_number)[turn]
+        shuffle, place = divmod(round_number, len(self._by_class[number]))
+        return int(self._queue(number, shuffle)[place])
+
+    def _shuffle_classes(self, round_number: int) -> list[int]:
+        rng = np.random.default_rng([self._seed, _TURNS, round_number])
+        order: list[int] = rng.permutation(len(self._by_class)).tolist()
+        return order
+
+    def _shuffle_clips(self, number: int, shuffle: int) -> np.ndarray:
+        rng = np.random.default_rng([self._seed, _CLIPS, number, shuffle])
+        return rng.permutation(self._by_class[number])
 
 
 def clip_weights(index: ClipIndex) -> np.ndarray:

@@ -57,22 +57,14 @@ def open_folder(path: pathlib.Path, options: Options) -> LabelFile:
             )
 
     def read_rows(class_numbers: Sequence[int]) -> Iterator[TableRows]:
-        columns = [*KEYS, "soft_labels"]
         for file_path in paths:
-            first_row, place = 0, file_path.relative_to(path)
             with label_file.plain_errors(file_path):
                 file = pyarrow.parquet.ParquetFile(file_path)
-                for batch in file.iter_batches(label_file.BLOCK_ROWS, columns=columns):
-                    keys = {
-                        name: batch.column(name).to_numpy(zero_copy_only=False) for name in KEYS
-                    }
+                for place, batch in table_formats.iterate_batches(file, [*KEYS, "soft_labels"]):
+                    keys = {n: batch.column(n).to_numpy(zero_copy_only=False) for n in KEYS}
                     values = np.asarray(batch.column("soft_labels").flatten(), np.float32)
-                    yield (
-                        f"{place}, rows {first_row} to {first_row + batch.num_rows - 1}",
-                        keys,
-                        values.reshape(batch.num_rows, len(classes)),
-                    )
-                    first_row += batch.num_rows
+                    place = f"{file_path.relative_to(path)}, {place}"
+                    yield place, keys, values.reshape(batch.num_rows, len(classes))
 
     return table_formats.open_table(path, options, [*KEYS, *classes], read_rows, paths)
 

@@ -2,7 +2,7 @@
 
 A file has its clips in an order of its own. We first put its rows in their places in a scratch file
 on the disk, then write the shards from that file. So memory holds a block and a shard, whatever the
-split's size, and the disk holds the labels twice for a while.
+split's size, and the disk holds the labels three times for a while.
 """
 
 import contextlib
@@ -11,8 +11,6 @@ import os
 import pathlib
 import re
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -33,10 +31,6 @@ from psl_jax.runtime.paths import local_copy
 
 _EXAMPLES, _NAME_EXAMPLES = 5, 3
 _TIMES = re.compile(r"_\d+(\.\d+)?([_-]\d+(\.\d+)?)?")
-_DAMAGE = (
-    *(record_files.DamagedRecordError, zipfile.BadZipFile, zlib.error, OSError, EOFError),
-    *(KeyError, ValueError, TypeError, RuntimeError),  # of NumPy
-)
 
 
 class ClipNames:
@@ -127,11 +121,11 @@ def import_labels(
       fill_missing: gives segments without a row the clip's weak labels; else they are an error.
 
     Returns lines that tell a user what was read. Raises UserError for a damaged file, one with
-    other clips, or with two rows for one segment.
+    other clips.
     """
     clip_names = ClipNames(index.ids, path)
     writer = open_writer() if label_manifest.are_begun(directory) else None
-    scratch = _Scratch(path, file, index, segmentation)
+    scratch = _Scratch(path, index, segmentation)
     with scratch.open(directory, len(class_columns)):
         num_rows, num_known_rows = _place_rows(file, clip_names, class_columns, scratch)
         clip_names.check_some_found(num_known_rows)
@@ -156,11 +150,13 @@ def import_labels(
     if clip_names.unknown:
         examples = ", ".join(clip_names.unknown_examples)
         lines.append(f"  {clip_names.unknown:,} rows are of clips that the split lacks: {examples}")
-    if not file.may_pad and num_known_rows > num_rows:
+    if num_known_rows > num_rows:
         lines.append(
             f"  {num_known_rows - num_rows:,} rows hold for no segment: no segment's middle lies "
             "in their times, such as past a clip's end"
         )
+    if num_repeated := int((scratch.num_rows > 1).sum()):
+        lines.append(f"  {num_repeated:,} segments have the mean of several rows")
     if num_missing:
         lines.append(
             f"  {num_missing:,} segments of {len(incomplete_clips):,} clips had no row and have "
@@ -196,30 +192,23 @@ def _place_rows(
 
 
 def compute_sha256(paths: Sequence[pathlib.Path]) -> str:
-    """Hashes the contents of files in their order. Raises UserError for one that is unreadable."""
-    digest = hashlib.sha256()
-    for path in paths:
-        try:
-            digest.update(bytes.fromhex(files.compute_sha256(path)))
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}") from error
-    return digest.hexdigest()
+    """Hashes the contents of files in their order."""
+    digests = [bytes.fromhex(files.compute_sha256(path)) for path in paths]
+    return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 class _Scratch:
     """The labels of all segments of a split, clip after clip, as the rows of a file arrive.
 
     Attributes:
-      values: [segments, classes]; sums, where the file has views. See `open`.
+      values: sums of rows, float32 [segments, classes]. See `open`.
       num_rows: rows that each segment had [segments].
     """
 
     values: np.ndarray
 
-    def __init__(
-        self, path: pathlib.Path, file: LabelFile, index: ClipIndex, segmentation: Segmentation
-    ):
-        self.path, self.file, self.index, self.segmentation = path, file, index, segmentation
+    def __init__(self, path: pathlib.Path, index: ClipIndex, segmentation: Segmentation):
+        self.path, self.index, self.segmentation = path, index, segmentation
         self.counts = segmentation.count_segments(index.num_samples).astype(np.int64)
         self.starts = np.cumsum(self.counts) - self.counts
         self.num_rows = np.zeros(self.counts.sum(), np.uint32)
@@ -227,15 +216,14 @@ class _Scratch:
     @contextlib.contextmanager
     def open(self, folder: pathlib.Path, num_classes: int) -> Iterator[None]:
         """Keeps the values in a file that is deleted when the block ends, however it ends."""
-        dtype = np.dtype(np.float32 if self.file.has_views else np.float16)
         shape = max(len(self.num_rows), 1), num_classes
-        num_bytes = shape[0] * num_classes * dtype.itemsize
+        num_bytes = 4 * shape[0] * num_classes
         folder.mkdir(parents=True, exist_ok=True)
         advice = f"{num_bytes / 1e9:.2f} GB are needed beside the labels."
         with plain_disk_errors(folder, advice), tempfile.TemporaryFile(dir=folder) as scratch_file:
             # Memory that a full disk cannot back would end the process without a word.
             os.posix_fallocate(scratch_file.fileno(), 0, num_bytes)
-            self.values = np.memmap(scratch_file, dtype, "r+", shape=shape)
+            self.values = np.memmap(scratch_file, np.float32, "r+", shape=shape)
             yield
 
     def match(self, block: Block, clips: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -248,7 +236,7 @@ class _Scratch:
         counts = np.where(clips < 0, 0, self.counts[clips])
         if block.segments is not None:
             is_inside = block.segments < counts
-            if not self.file.may_pad and (wrong := np.flatnonzero(~is_inside & (clips >= 0))).size:
+            if (wrong := np.flatnonzero(~is_inside & (clips >= 0))).size:
                 clip, segment = clips[wrong[0]], block.segments[wrong[0]]
                 raise UserError(
                     f"{self.path}: clip {self.index.ids[clip]} has a row for segment {segment}, "
@@ -282,18 +270,13 @@ class _Scratch:
         return rows[is_fitting], segments[is_fitting]
 
     def add(self, clips: np.ndarray, segments: np.ndarray, values: np.ndarray) -> None:
-        """Adds labels [n, classes] of segments. Raises UserError for a second row of a segment."""
+        """Adds labels [n, classes] of segments."""
         places = self.starts[clips] + segments
         np.add.at(self.num_rows, places, 1)
-        if self.file.has_views:
+        if len(np.unique(places)) == len(places):  # which is faster
+            self.values[places] += values
+        else:
             np.add.at(self.values, places, values)
-            return
-        if (repeated := np.flatnonzero(self.num_rows[places] > 1)).size:
-            clip, segment = clips[repeated[0]], segments[repeated[0]]
-            raise UserError(
-                f"{self.path}: clip {self.index.ids[clip]}, segment {segment} has two rows"
-            )
-        self.values[places] = values
 
     def find_missing(self) -> tuple[int, np.ndarray]:
         """Counts the segments without a row, and lists the numbers of their clips."""
@@ -307,8 +290,8 @@ class _Scratch:
             rows = slice(*ends[shard : shard + 2])
             clips = np.arange(*self.index.shard_offsets[shard : shard + 2])
             num_rows = self.num_rows[rows, None]
-            values = np.asarray(self.values[rows], np.float32)
-            values = np.where(num_rows > 0, values / np.maximum(num_rows, 1), np.nan)
+            means = self.values[rows] / np.maximum(num_rows, 1)
+            values = np.where(num_rows > 0, means, np.nan)
             weak = np.repeat(self.index.weak_labels(clips), self.counts[clips], axis=0)
             writer.write_shard(shard, np.where(np.isnan(values), weak, values))
 
@@ -346,7 +329,7 @@ def import_older_folder(folder: pathlib.Path, index: ClipIndex, out: pathlib.Pat
         with local_copy(folder / name) as path:
             try:
                 ids, values = _read_older_shard(path, len(counts), index.num_classes)
-            except _DAMAGE as error:
+            except Exception as error:  # of NumPy, zipfile, zlib or the disk
                 raise UserError(f"{folder / name}: missing or damaged: {error!r}") from error
         if ids != index.ids[clips].tolist() or values.shape != (counts.sum(), index.num_classes):
             raise UserError(f"{folder / name}: its clips are not those of the data's shard")

@@ -53,16 +53,13 @@ class LabelFile:
     Attributes:
       paths: the file, and those that belong to it: their contents decide the labels.
       classes: its classes, in the order of `Block.values`.
-      blocks: yields the rows in the file's order, at most about BLOCK_ROWS at a time.
-      has_views: several rows for one segment are views of it; the segment has their mean.
-      may_pad: rows may lie past a clip's end, where there is nothing to label.
+      blocks: yields the rows in the file's order, at most about BLOCK_ROWS at a time. A segment has
+        the mean of its rows.
     """
 
     paths: list[pathlib.Path]
     classes: tuple[str, ...]
     blocks: Callable[[ReadRequest], Iterator[Block]]
-    has_views: bool = False
-    may_pad: bool = False
 
     def read_blocks(self, request: ReadRequest) -> Iterator[Block]:
         with plain_errors(self.paths[0]):

@@ -64,8 +64,7 @@ def open_table(
             else:
                 yield Block(names, probabilities, None, numbers.get("onset"), numbers.get("offset"))
 
-    has_views = "segment" not in header and "onset" in header
-    return LabelFile(paths or [path], classes, read_blocks, has_views=has_views)
+    return LabelFile(paths or [path], classes, read_blocks)
 
 
 def _check_segments(
@@ -127,17 +126,23 @@ def open_parquet(path: pathlib.Path, options: Options) -> LabelFile:
     classes = [name for name in header if name not in KEYS]
 
     def read_rows(class_numbers: Sequence[int]) -> Iterator[TableRows]:
-        first_row = 0
         columns = [*keys, *(classes[number] for number in class_numbers)]
-        for batch in file.iter_batches(label_file.BLOCK_ROWS, columns=columns):
+        for place, batch in iterate_batches(file, columns):
+            arrays = {n: batch.column(n).to_numpy(zero_copy_only=False) for n in columns}
             values = np.zeros((batch.num_rows, len(classes)), np.float32)
             for number in class_numbers:
-                values[:, number] = batch.column(classes[number]).to_numpy(zero_copy_only=False)
-            block_keys = {name: batch.column(name).to_numpy(zero_copy_only=False) for name in keys}
-            yield f"rows {first_row} to {first_row + batch.num_rows - 1}", block_keys, values
-            first_row += batch.num_rows
+                values[:, number] = arrays[classes[number]]
+            yield place, {name: arrays[name] for name in keys}, values
 
     return open_table(path, options, header, read_rows)
+
+
+def iterate_batches(file: Any, columns: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Yields some rows of a Parquet file at a time: their place in words, and their columns."""
+    first_row = 0
+    for batch in file.iter_batches(label_file.BLOCK_ROWS, columns=list(columns)):
+        yield f"rows {first_row} to {first_row + batch.num_rows - 1}", batch
+        first_row += batch.num_rows
 
 
 def write_parquet(path: pathlib.Path, labels: SoftLabels) -> list[pathlib.Path]:

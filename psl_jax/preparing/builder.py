@@ -165,9 +165,9 @@ class ClipBuilder:
         for split, rows in all_rows.items():
             if not rows:  # we say so before hours of writing other splits
                 raise corpus.nothing_left(split, [])
-        indices, contents = {}, {}
+        indices, problems = {}, {}
         for split, rows in all_rows.items():
-            indices[split], contents[split] = write_split(
+            indices[split], problems[split] = write_split(
                 corpus,
                 split,
                 rows,
@@ -188,11 +188,10 @@ class ClipBuilder:
         report = preparation_report.describe(
             corpus,
             indices,
-            contents,
+            problems,
             unions,
             settings=self._describe_settings(self.corpus),
             num_rows={split: len(rows) for split, rows in all_rows.items()},
-            num_absent=corpus.absent,
         )
         if former_report is None:
             preparation_report.write_report(folder, report)

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from psl_jax.corpora.corpus import Corpus
+from psl_jax.corpora.corpus import Corpus, Problem
 from psl_jax.data.clip_index import ClipIndex, joined
-from psl_jax.preparing.shards import ShardContents
 from psl_jax.runtime import files
 from psl_jax.runtime.paths import path_of
 
@@ -36,38 +35,34 @@ def write_report(folder: pathlib.Path, report: Mapping[str, Any]) -> None:
 def describe(
     corpus: Corpus,
     indices: Mapping[str, ClipIndex],
-    contents: Mapping[str, ShardContents],
+    problems: Mapping[str, Sequence[Problem]],
     unions: Mapping[str, Sequence[str]],
     *,
     settings: Mapping[str, Any],
     num_rows: Mapping[str, int],
-    num_absent: Mapping[str, int],
 ) -> dict[str, Any]:
     """Describes what was made of a corpus.
 
-    indices: those of all stored splits. contents, num_rows: of those that were made now.
-    unions: stored splits of those that are several of them. num_absent: clips that make no row.
+    indices: those of all stored splits. problems, num_rows: of those that were made now.
+    unions: stored splits of those that are several of them.
     """
     later_members = {name for names in unions.values() for name in names[1:]}
-    members = {split: [split] for split in contents if split not in later_members} | dict(unions)
+    members = {split: [split] for split in problems if split not in later_members} | dict(unions)
     reports = {}
     for split, names in members.items():
         # Some of these splits may have no clips.
         splits_of_corpus = {split, *corpus.unions.get(split, names)}
         kinds = [problem.kind for name, problem in corpus.problems if name in splits_of_corpus]
-        rates: collections.Counter[int] = collections.Counter()
         for name in names:
-            kinds += [problem.kind for problem in contents[name].problems]
-            rates.update(contents[name].source_rates)
+            kinds += [problem.kind for problem in problems[name]]
         rows = sum(num_rows[name] for name in names)
-        rows += sum(num_absent.get(name, 0) for name in splits_of_corpus)
+        rows += sum(corpus.absent.get(name, 0) for name in splits_of_corpus)
         index = indices.get(split) or joined([indices[name] for name in names], split)
         reports[split] = _describe_split(index, rows) | {
-            "source_rates": {str(rate): count for rate, count in sorted(rates.items())},
             "problems": dict(collections.Counter(kinds).most_common()),
         }
-    problems = [*corpus.problems]
-    problems += [(split, problem) for split in contents for problem in contents[split].problems]
+    all_problems = [*corpus.problems]
+    all_problems += [(split, problem) for split in problems for problem in problems[split]]
     return {
         "corpus": corpus.name,
         "settings": settings,
@@ -75,7 +70,9 @@ def describe(
         "classes": len(corpus.classes),
         "splits": reports,
         "unions": unions,
-        "problems": [{"split": split} | dataclasses.asdict(problem) for split, problem in problems],
+        "problems": [
+            {"split": split} | dataclasses.asdict(problem) for split, problem in all_problems
+        ],
     }
 
 

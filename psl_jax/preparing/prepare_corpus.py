@@ -74,14 +74,9 @@ def _make_corpus_of_settings(data: DataSettings) -> Corpus:
             raise UserError(
                 f"data.sample_rate is {data.sample_rate}: soundscapes are made at {SAMPLE_RATE} Hz"
             )
-        from psl_jax.corpora.soundscapes import SceneSettings, Soundscapes
+        from psl_jax.corpora.soundscapes import Soundscapes
 
-        return Soundscapes(
-            full_clips=data.full_clips,
-            balanced_clips=data.balanced_clips,
-            eval_clips=data.eval_clips,
-            scenes=SceneSettings(seed=data.seed, missing_labels=data.missing_labels),
-        )
+        return Soundscapes(data)
     is_own = data.corpus == "own_data"
     if not data.source_dir:
         contents = "your recordings and tables" if is_own else f"{data.corpus}'s files"
@@ -96,7 +91,9 @@ def _make_corpus_of_settings(data: DataSettings) -> Corpus:
 def _make_recorded_corpus(name: str, source_dir: str, options: dict[str, Any]) -> Corpus:
     from psl_jax.corpora import audioset, own_data, published_corpora
 
-    corpora: tuple[Any, ...] = (audioset.AudioSet, own_data.OwnData, *published_corpora.CORPORA)
+    if name == "own_data":
+        return own_data.OwnData(DataSettings(source_dir=source_dir, **options))
+    corpora: tuple[Any, ...] = (audioset.AudioSet, *published_corpora.CORPORA)
     make = next(corpus_class for corpus_class in corpora if corpus_class.name == name)
     corpus: Corpus = make(source_dir=source_dir, **options)
     return corpus

@@ -1,6 +1,5 @@
 """Serializes clips and writes shards of them, and TFDS's files beside these."""
 
-import collections
 import contextlib
 import dataclasses
 import logging
@@ -13,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE
-from psl_jax.corpora.clip_rows import Clip, Loaded, Problem
-from psl_jax.corpora.corpus import Corpus
+from psl_jax.corpora.corpus import Clip, Corpus, Loaded, Problem
 from psl_jax.data import record_files
 from psl_jax.data.clip_index import ClipDescription, ClipIndex
 from psl_jax.data.split_index_files import INFO_NAME
@@ -33,7 +31,6 @@ class ShardContents:
 
     clips: list[ClipDescription] = dataclasses.field(default_factory=list)
     problems: list[Problem] = dataclasses.field(default_factory=list)
-    source_rates: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
     num_bytes: int = 0
 
 
@@ -72,8 +69,6 @@ def write_shard(
             writer.write(record)
             size = len(record) + record_files.FRAMING_BYTES
             contents.clips.append(clip.description._replace(record_bytes=size))
-            if item.source_rate is not None:
-                contents.source_rates[item.source_rate] += 1
     if contents.clips:
         contents.num_bytes = os.path.getsize(path)
     return contents

@@ -6,7 +6,6 @@ a JSON record describes its contents, its rows and its size. We write the record
 reached the disk; only then the shard counts.
 """
 
-import collections
 import contextlib
 import dataclasses
 import hashlib
@@ -19,8 +18,7 @@ import uuid
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
-from psl_jax.corpora.clip_rows import Loaded, Problem
-from psl_jax.corpora.corpus import Corpus
+from psl_jax.corpora.corpus import Corpus, Loaded, Problem
 from psl_jax.data import split_index_files
 from psl_jax.data.clip_index import ClipDescription, ClipIndex
 from psl_jax.preparing import shards
@@ -58,7 +56,6 @@ class Part:
             "rows": self.rows_digest,
             "clips": [_clip_to_json(clip) for clip in contents.clips],
             "problems": [dataclasses.asdict(problem) for problem in contents.problems],
-            "source_rates": dict(contents.source_rates),
             "num_bytes": contents.num_bytes,
         }
         files.write_json(self.record, record, indent=None)
@@ -69,11 +66,9 @@ class Part:
             record = files.read_json(self.record)
             if record["rows"] != self.rows_digest:
                 return None
-            rates = {int(rate): count for rate, count in record["source_rates"].items()}
             return ShardContents(
                 [ClipDescription(*fields) for fields in record["clips"]],
                 [Problem(**fields) for fields in record["problems"]],
-                collections.Counter(rates),
                 record["num_bytes"],
             )
         except (OSError, ValueError, KeyError, TypeError):
@@ -98,8 +93,8 @@ def write_split(
     record_folder: pathlib.Path,
     num_workers: int | None,
     beam_options: str | None,
-) -> tuple[ClipIndex, ShardContents]:
-    """Writes a split into `folder`; returns its index, and what there is to report.
+) -> tuple[ClipIndex, list[Problem]]:
+    """Writes a split into `folder`; returns its index, and the problems of its rows.
 
     record_folder: where the records of its parts lie. beam_options: of a Beam pipeline, whose
     workers write the shards; None: this process does. Raises UserError without any clip.
@@ -126,26 +121,24 @@ def write_split(
         _write_parts(missing, corpus, split, num_rows=len(rows), num_workers=num_workers)
     if missing:
         whole = _find_whole(parts, make_final_path)
-    total, kept_parts, sizes = ShardContents(), [], []
+    clips: list[ClipDescription] = []
+    problems: dict[Problem, None] = {}  # once for all clips of a recording
+    kept_parts, sizes = [], []
     for part, contents in zip(parts, whole, strict=True):
         assert contents is not None
-        total.clips += contents.clips
-        total.problems += contents.problems
-        total.source_rates.update(contents.source_rates)
+        clips += contents.clips
+        problems |= dict.fromkeys(contents.problems)
         if contents.clips:
             kept_parts.append(part)
             sizes.append(len(contents.clips))
-    if not total.clips:
-        raise corpus.nothing_left(split, total.problems)
+    if not clips:
+        raise corpus.nothing_left(split, list(problems))
     for number, part in enumerate(kept_parts):
         if part.shard.exists():  # else it was renamed by the start before
             part.shard.rename(make_final_path(number, len(kept_parts)))
-    index = split_index_files.build_index(
-        split, corpus.classes, total.clips, sizes, corpus.sample_rate
-    )
+    index = split_index_files.build_index(split, corpus.classes, clips, sizes, corpus.sample_rate)
     index.save(split_index_files.index_path(folder, split))
-    problems = list(dict.fromkeys(total.problems))  # once for all clips of a recording
-    return index, dataclasses.replace(total, clips=[], problems=problems)
+    return index, list(problems)
 
 
 def _find_whole(

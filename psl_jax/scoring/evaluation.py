@@ -10,11 +10,10 @@ import numpy as np
 
 from psl_jax.audio.segments import MIN_SEGMENT_SECONDS, SAMPLE_RATE, Segmentation
 from psl_jax.data import batches
-from psl_jax.data.batches import process_clips
+from psl_jax.data.batches import WholeClips, process_clips, whole_clip_batches
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.segment_loader import Batch
 from psl_jax.data.source import Source
-from psl_jax.data.whole_clips import WholeClips, whole_clip_batches
 from psl_jax.runtime import files, parallel, progress
 from psl_jax.runtime.paths import path_of
 from psl_jax.scoring import metrics

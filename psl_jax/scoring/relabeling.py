@@ -159,7 +159,6 @@ def measure_label_quality(
     return result | {
         "segment_seconds": segmentation.seconds,
         "hop_seconds": segmentation.hop_seconds or segmentation.seconds,
-        "bytes": labels.num_bytes,
     }
 
 

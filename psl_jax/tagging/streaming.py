@@ -74,10 +74,8 @@ class Stream:
         if not self._is_open:
             raise UserError("the stream is finished: begin another one")
         array = np.atleast_1d(audio_input.as_array(chunk))
-        mono = _mix_to_mono(array)
         self._int32_peak = max(self._int32_peak, audio_input.find_int32_peak(array))
-        if not self._resampler.holds_back:
-            mono = mono.copy()  # the caller may fill its buffer again
+        mono = _mix_to_mono(array).copy()  # the caller may fill its buffer again
         mono = self._resampler.add(mono)
         self._num_samples += len(mono)
         return self._complete(list(self._cutter.add(mono)))
@@ -90,11 +88,9 @@ class Stream:
         if not self._is_open:
             raise UserError("the stream is finished: begin another one")
         self._is_open = False
-        windows: list[Window] = []
-        if self._resampler.holds_back:
-            mono = self._resampler.finish()
-            self._num_samples += len(mono)
-            windows += self._cutter.add(mono)
+        mono = self._resampler.finish()
+        self._num_samples += len(mono)
+        windows = list(self._cutter.add(mono))
         audio_input.check_int32(self._int32_peak)
         try:
             decoding.check_length(self._num_samples)

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import jax
 
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
+from psl_jax.data.batches import WholeClips
 from psl_jax.data.source import Source, open_folder
-from psl_jax.data.whole_clips import WholeClips
 from psl_jax.networks import class_lists
 from psl_jax.runtime import cli_entry, distributed, parallel
 from psl_jax.runtime.errors import UserError

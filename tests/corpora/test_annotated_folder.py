@@ -11,9 +11,10 @@ from prepared_data import config, problems_of, read_split, report_of
 from shared_tables import SHARED
 
 from psl_jax.audio import decoding
-from psl_jax.corpora import split_groups
+from psl_jax.corpora import own_data
 from psl_jax.corpora.own_data import OwnData
 from psl_jax.data import split_index_files
+from psl_jax.data.settings import DataSettings
 from psl_jax.preparing.prepare_corpus import prepare
 from psl_jax.runtime.errors import UserError
 
@@ -109,7 +110,7 @@ def test_rows_are_the_same_again(tmp_path):
     (tmp_path / "full.csv").write_text("filename,labels\na,\nb,cat\n")
     (tmp_path / "full_events.csv").write_text(HEAD + "a,2,3,cat\nb,0,1,cat\nb,2,3,cat\n")
     (tmp_path / "eval.csv").write_text(HEAD + "a,2,3,cat\nb,0,1,cat\n")
-    own = OwnData(source_dir=tmp_path)
+    own = OwnData(DataSettings(source_dir=str(tmp_path)))
     rows, problems = own.rows(), list(own.problems)
     labels = {split: {r.filename: r.labels for r in rows[split]} for split in rows}
     assert labels == {"full": {"a.wav": (), "b.wav": (0,)}, "eval": {"b.wav": (0,)}}
@@ -153,7 +154,9 @@ def test_a_split_without_any_group_is_told(tmp_path):
         table += "".join(f"{site},0,1,{label}\n" for label in labels.split())
     (tmp_path / "e.csv").write_text(table)
     (detail,) = (
-        p.detail for _, p in OwnData(source_dir=tmp_path).problems if p.kind == "no splits"
+        p.detail
+        for _, p in OwnData(DataSettings(source_dir=str(tmp_path))).problems
+        if p.kind == "no splits"
     )
     assert detail.startswith("3 groups are too few for full, validation, eval: nothing is in eval.")
 
@@ -175,9 +178,9 @@ def test_folders_in_folders_of_classes(tmp_path):
     for name in ("train/dog/a.wav", "train/cat/b.wav", "test/dog/c.wav"):
         audio_files.write(tmp_path / name, audio_files.tone(0.3))
     with pytest.raises(UserError, match=r"are its folders splits.*table for each split, test.csv"):
-        OwnData(source_dir=tmp_path)
+        OwnData(DataSettings(source_dir=str(tmp_path)))
     (tmp_path / "test").rename(tmp_path / "owl")
-    own = OwnData(source_dir=tmp_path)
+    own = OwnData(DataSettings(source_dir=str(tmp_path)))
     assert own.classes == ("owl", "train")
     assert "3 recordings lie in folders of folders" in own.problems[0][1].detail
 
@@ -188,13 +191,13 @@ def test_splits_as_people_edit_them(tmp_path):
     path.write_text(
         "\ufefffilename;split\r\nA.WAV;full\r\nn\\u\u0308;eval\r\n;\r\nold.wav;eval\r\n"
     )
-    assert split_groups.read_splits(path, names) == {"a.wav": "full", "n/ü.wav": "eval"}
+    assert own_data.read_splits(path, names) == {"a.wav": "full", "n/ü.wav": "eval"}
     path.write_text("filename,split\na.wav,full\nn/ü.wav,eval\na.wav,eval\n")
     with pytest.raises(UserError, match=r"line 4: a.wav is in eval and in full"):
-        split_groups.read_splits(path, names)
+        own_data.read_splits(path, names)
     path.write_text("filename,split\na.wav,full\nn/ü.wav,my split\n")
     with pytest.raises(UserError, match=r"line 3: 'my split' is no name of a split"):
-        split_groups.read_splits(path, names)
+        own_data.read_splits(path, names)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +212,7 @@ def test_splits_as_people_edit_them(tmp_path):
 def test_groups(group_by, expected):
     names = ["n/a1.wav", "n/b2.wav", "s/a3.wav", "e/b4.wav"]
     days = dict(zip(names, ["mon", "mon", "tue", "mon"], strict=True))
-    assert set(split_groups.groups_of(names, group_by, days, False).values()) == expected
+    assert set(own_data.groups_of(names, group_by, days, False).values()) == expected
 
 
 def test_every_class_is_in_every_split_where_groups_allow_it():
@@ -220,23 +223,23 @@ def test_every_class_is_in_every_split_where_groups_allow_it():
         for i in range(60)
     }
     groups |= {f"rare{i}": {12: 1, i: 5} for i in range(3)}
-    splits = split_groups.assign_splits(groups)
+    splits = own_data.assign_splits(groups)
     assert splits.keys() == groups.keys()
-    assert splits == split_groups.assign_splits(dict(reversed(groups.items())))
+    assert splits == own_data.assign_splits(dict(reversed(groups.items())))
     for label in range(13):
         clips = collections.Counter()
         for group, counts in groups.items():
             clips[splits[group]] += counts.get(label, 0)
-        assert min(clips[split] for split in split_groups.SHARES) > 0, label
+        assert min(clips[split] for split in own_data.SHARES) > 0, label
     groups = {f"{label}-{i}": {label: 5} for label in range(3) for i in range(20)}
-    splits = split_groups.assign_splits(groups)
+    splits = own_data.assign_splits(groups)
     counts = collections.Counter((group.split("-")[0], split) for group, split in splits.items())
     shares = {"full": 14, "validation": 3, "eval": 3}
     assert counts == {(str(k), split): n for k in range(3) for split, n in shares.items()}
-    folds = split_groups.assign_splits(groups, 5)
+    folds = own_data.assign_splits(groups, 5)
     counts = collections.Counter((group.split("-")[0], fold) for group, fold in folds.items())
     assert counts == {(str(k), f"fold{n}"): 4 for k in range(3) for n in range(1, 6)}
-    assert set(split_groups.assign_splits({"a": {0: 1}, "b": {0: 1}}).values()) == {"full"}
+    assert set(own_data.assign_splits({"a": {0: 1}, "b": {0: 1}}).values()) == {"full"}
 
 
 def test_one_group_in_two_rows_and_a_column_that_is_not_there(tmp_path):
@@ -244,9 +247,9 @@ def test_one_group_in_two_rows_and_a_column_that_is_not_there(tmp_path):
         audio_files.write(tmp_path / name, audio_files.tone(0.3))
     (tmp_path / "e.csv").write_text("filename,label,day\na,dog,1\na,cat,2\nb,dog,1\n")
     with pytest.raises(UserError, match=r"row 3: a.wav has the group '2', and '1'"):
-        OwnData(source_dir=tmp_path, group_by="day")
+        OwnData(DataSettings(source_dir=str(tmp_path), group_by="day"))
     with pytest.raises(UserError, match=r"'site'.*empty for a.wav"):
-        OwnData(source_dir=tmp_path, group_by="site")
+        OwnData(DataSettings(source_dir=str(tmp_path), group_by="site"))
 
 
 @pytest.mark.skipif(
@@ -260,7 +263,7 @@ def test_no_source_of_urbansound8k_is_in_two_splits(tmp_path):
     for row in rows:
         (tmp_path / "audio" / row["filename"]).symlink_to(folder / row["filename"])
     (tmp_path / "table.csv").write_text((folder / "meta.csv").read_text())
-    OwnData(source_dir=tmp_path, group_by="fsid")
+    OwnData(DataSettings(source_dir=str(tmp_path), group_by="fsid"))
     with (tmp_path / "splits.csv").open() as file:
         split_of = {pathlib.Path(r["filename"]).name: r["split"] for r in csv.DictReader(file)}
     assert split_of.keys() == {row["filename"] for row in rows}

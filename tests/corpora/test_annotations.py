@@ -68,8 +68,7 @@ def test_tables_of_other_tools(tmp_path, name):
         rows = {problem.detail.split(":")[0] for problem in of_rows}
         assert rows == {f"row {row['row']}" for row in right.get("left_out", [])}
         unknown = right["recordings"].keys() - {e["file"] for e in right["events"]}
-        unknown -= set(empty_of(found))
-        assert {p.file for p in found.problems if p.kind == "not annotated"} == unknown
+        assert set(found.unnamed) == unknown - set(empty_of(found))
 
 
 RAVEN = "Selection\tView\tChannel\tBegin Time (s)\tEnd Time (s)\tLow Freq (Hz)\tHigh Freq (Hz)"

@@ -274,17 +274,6 @@ BY_HAND = {
         "",
         "cat dog",
     ),
-    "other columns": (
-        ["a.wav"],
-        {
-            "full": "filename,labels,start,end,label,file_name\na.wav,dog,1,2,3,4",
-            "fold1": "filename,labels,start\na.wav,dog,1",
-            "fold2": "filename,labels,fold,target\na.wav,dog,1,2\na.wav,cat,1,3",
-        },
-        {"full": {"a.wav": "dog"}, "fold1": {"a.wav": "dog"}, "fold2": {"a.wav": "cat dog"}},
-        "",
-        "cat dog",
-    ),
 }
 
 

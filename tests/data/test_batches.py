@@ -29,10 +29,9 @@ from psl_jax.data.batches import (
     train_batches,
 )
 from psl_jax.data.clip_index import ragged
-from psl_jax.data.clip_stream import ClipStream
 from psl_jax.data.label_manifest import WEAK
 from psl_jax.data.segment_loader import Segments
-from psl_jax.data.source import Source
+from psl_jax.data.source import ClipStream, Source
 from psl_jax.data.training_order import SAMPLINGS, TrainingOrder
 from psl_jax.networks import frontend
 from psl_jax.runtime.errors import UserError

@@ -12,8 +12,8 @@ from synthetic_data import MemorySource, indices, make_index, segmentations
 
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data.clip_index import ragged
-from psl_jax.data.clip_stream import SHARDS_AT_ONCE
 from psl_jax.data.segment_loader import Segments
+from psl_jax.data.source import SHARDS_AT_ONCE
 from psl_jax.data.training_order import SAMPLINGS, ClassQueue, TrainingOrder, clip_weights
 from psl_jax.runtime.errors import UserError
 

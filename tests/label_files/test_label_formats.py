@@ -263,6 +263,14 @@ def test_columns_that_are_no_classes_are_left_alone(tmp_path, data):
         np.testing.assert_allclose(found[0, 0], [0.1, 0.2, 0.3], atol=1e-3)
 
 
+def test_two_rows_of_a_segment_are_told(tmp_path, data, capsys):
+    rows = [*all_rows(), [IDS[0], 0, 0.5, 0.4, 0.3]]
+    bring_in(write_table(tmp_path / "t.csv", rows), data, tmp_path / "labels")
+    assert "  1 segments have the mean of several rows" in capsys.readouterr().out
+    found = label_data.read(tmp_path / "labels", label_data.index(), SEGMENTATION)
+    np.testing.assert_allclose(found[0, 0], [0.3, 0.3, 0.3], atol=1e-3)
+
+
 def test_rows_past_the_end_are_told(tmp_path, data, capsys):
     rows = [[name, onset, onset + 1, 0.1, 0.2, 0.3] for name in IDS for onset in range(10)]
     table = write_table(tmp_path / "t.csv", rows, ("clip", "onset", "offset", *CLASSES))

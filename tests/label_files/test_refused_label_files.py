@@ -19,7 +19,6 @@ parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra corpora
     ("change", "message"),
     [
         (lambda rows: rows[:-2], "no labels for 2 segments of 2 of the 7 clips of 'train': 012"),
-        (lambda rows: [*rows, rows[0]], "clip --PJHxphWEs, segment 0 has two rows"),
         (lambda rows: [*rows, [IDS[5], 4, 0, 0, 0]], "segment 4, and with 1 s it has 1 "),
         (
             lambda rows: [*rows, [IDS[5], 0.5, 0, 0, 0]],

@@ -12,7 +12,7 @@ from prepared_data import config, read_split, record_hashes, small_folder
 from tensorflow_datasets.core import example_serializer
 
 from psl_jax.audio.segments import Segmentation
-from psl_jax.corpora import clip_rows, soundscapes
+from psl_jax.corpora import corpus, soundscapes
 from psl_jax.data import split_index_files
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.preparing import preparation_report, shards
@@ -121,7 +121,7 @@ def test_settings_that_cannot_be(changes, match, tmp_path):
 @pytest.mark.parametrize("labels", [(), (1,), (0, 3)])
 def test_records_are_those_that_tfds_would_write(events, labels):
     audio = audio_files.int16_noise(1000)
-    clip = clip_rows.Clip("-é", audio, labels, events)
+    clip = corpus.Clip("-é", audio, labels, events)
     features = shards.make_features(("a", "b", "c", "d"), events=events is not None)
     serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
     example = {"id": "-é", "audio": audio, "labels": list(labels)}

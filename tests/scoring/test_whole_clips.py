@@ -10,8 +10,8 @@ import synthetic_data
 from hypothesis import given
 from hypothesis import strategies as st
 
-from psl_jax.data import whole_clips
-from psl_jax.data.whole_clips import RATIO, WholeClips, whole_clip_batches
+from psl_jax.data import batches
+from psl_jax.data.batches import RATIO, WholeClips, whole_clip_batches
 from psl_jax.networks.frontend import LogMel
 from psl_jax.networks.mobilenetv2 import create, fold
 from psl_jax.scoring import evaluation
@@ -65,7 +65,7 @@ def test_every_clip_is_once_in_a_batch_with_its_audio(index, size, data):
 
 
 def test_no_clip_waits_for_the_end(monkeypatch):
-    monkeypatch.setattr(whole_clips, "CLIPS_BETWEEN", 4)
+    monkeypatch.setattr(batches, "CLIPS_BETWEEN", 4)
     index = index_of([400, 400, 400, 800, *[400] * 8], [2] * 6)
     source, whole = synthetic_data.MemorySource(index), WholeClips((400, 800), frozenset())
     found = whole_clip_batches(source, whole, np.arange(12), lambda *_: 3)

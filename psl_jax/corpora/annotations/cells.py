@@ -3,7 +3,6 @@
 import csv
 import datetime
 import io
-import itertools
 import math
 import os
 import pathlib
@@ -25,13 +24,6 @@ class Sheet(NamedTuple):
     separator: str  # between columns; "" where the file needs none
     header: list[str]
     rows: list[Row]  # without the header; each has as many cells
-
-    def select(self, numbers: list[int]) -> "Sheet":
-        """The columns with these numbers."""
-        return self._replace(
-            header=[self.header[number] for number in numbers],
-            rows=[(row, [cells[number] for number in numbers]) for row, cells in self.rows],
-        )
 
 
 def read_text(path: pathlib.Path) -> str:
@@ -116,15 +108,11 @@ def read_spreadsheet(path: pathlib.Path) -> Sheet:
         names = ", ".join(filled) or "none"
         raise UserError(f"{path}: expected one sheet with rows, found {names}. Keep one in a file")
     ((title, rows),) = filled.items()
-    values_of_rows = dict(values[title])
-    computed = [
-        (row, text, value)
-        for row, cells in rows
-        for text, value in itertools.zip_longest(cells, values_of_rows.get(row, []), fillvalue="")
-        if text != value
-    ]
-    if computed and not any(value for _, _, value in computed):
-        row, text, _ = computed[0]
+    cells = [(row, text) for row, cells_of_row in rows for text in cells_of_row if text]
+    texts = [(row, text) for row, text in cells if text.startswith("=")]
+    num_values = sum(bool(text) for _, cells_of_row in values[title] for text in cells_of_row)
+    if texts and len(cells) - len(texts) == num_values:
+        row, text = texts[0]
         raise UserError(
             f"{path}, row {row}: the formula {text!r:.40} has no value. Open and save the file in "
             "a spreadsheet program"

@@ -22,10 +22,9 @@ from psl_jax.corpora.annotations.tool_tables import (
     read_raven,
 )
 from psl_jax.corpora.audio_folders import walk_files
-from psl_jax.corpora.clip_rows import Problem
+from psl_jax.corpora.corpus import Problem
 from psl_jax.runtime.csv_files import SEPARATORS
 from psl_jax.runtime.errors import UserError
-from psl_jax.runtime.paths import is_remote
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".txt", ".xlsx", ".parquet"})
 _PLAIN = "a table with the columns filename,onset,offset,label"
@@ -46,7 +45,6 @@ _DECLINED_COLUMNS = {
     frozenset({"annotation", "annotator", "start_datetime"}): "APLOSE",
     frozenset({"annotation_id", "lead_time"}): "Label Studio",
 }
-_CLIP_COLUMNS = {"filename", "labels"}  # of a table of a split by hand
 _LABEL_STUDIO = re.compile(rb'"annotation_id"|"was_cancelled"|"annotations".*"result"', re.DOTALL)
 
 
@@ -94,10 +92,7 @@ class Annotations:
 
 def find_files(root: pathlib.Path) -> tuple[list[str], list[str]]:
     """The recordings and the other files below a folder that are not hidden: paths, sorted."""
-    if is_remote(root):
-        names = (path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
-    else:
-        names = (os.path.relpath(path, root) for path in walk_files(os.fspath(root)))
+    names = (os.path.relpath(path, root) for path in walk_files(os.fspath(root)))
     hidden = (".", "~$")  # the latter of a spreadsheet that is open
     paths = sorted(n for n in names if not any(p.startswith(hidden) for p in n.split("/")))
     return (
@@ -107,16 +102,12 @@ def find_files(root: pathlib.Path) -> tuple[list[str], list[str]]:
 
 
 def read_annotations(
-    root: pathlib.Path,
-    hints: Hints,
-    but: frozenset[str] = frozenset(),
-    *,
-    keeps_unlabelled: bool = False,
+    root: pathlib.Path, hints: Hints, but: frozenset[str] = frozenset()
 ) -> Annotations:
     """Reads every table below a folder, but files of some names, whichever tool wrote it.
 
-    keeps_unlabelled: recordings that no row names are no problem. Raises UserError for tables that
-    cannot be read in one way only, or at all, and where none is about a recording.
+    Raises UserError for tables that cannot be read in one way only, or at all, and where none is
+    about a recording.
     """
     if not root.is_dir():
         raise UserError(f"{root} is not a folder: expected recordings and their tables")
@@ -132,11 +123,6 @@ def read_annotations(
     if result.tables and not result.rows:
         first = "".join(f"\n  {p.file}: {p.kind} ({p.detail})" for p in result.problems[:5])
         raise UserError(f"no row of the tables in {root} is about a recording there:{first}")
-    if result.tables and not keeps_unlabelled:
-        result.problems += [
-            Problem(recording, "not annotated", "no row names it; left out")
-            for recording in result.unnamed
-        ]
     return result
 
 
@@ -170,7 +156,7 @@ def join_tables(
     unread: dict[str, list[str]] = {}  # by ending
     for number, name in enumerate(tables):
         names_clips = is_split and number == 0
-        table = read_table(root, name, hints, names, names_clips=names_clips)
+        table = read_table(root, name, hints, names)
         if table is None:
             unread.setdefault(suffix_of(name), []).append(name)
             continue
@@ -266,17 +252,9 @@ def _list_rows(rows: list[int]) -> str:
 
 
 def read_table(
-    root: pathlib.Path,
-    name: str,
-    hints: Hints,
-    names: RecordingNames,
-    *,
-    names_clips: bool = False,
+    root: pathlib.Path, name: str, hints: Hints, names: RecordingNames
 ) -> TableEvents | None:
-    """What a file says; None for a text that is no table. Raises UserError.
-
-    names_clips: of the columns filename,labels and others, the others say nothing.
-    """
+    """What a file says; None for a text that is no table. Raises UserError."""
     path, suffix = root / name, suffix_of(name)
     if suffix in _DECLINED_SUFFIXES:
         raise UserError(f"{path}: {_DECLINED_SUFFIXES[suffix]}. Write {_PLAIN}, or move it away")
@@ -298,23 +276,11 @@ def read_table(
     if is_audacity(rows):
         return read_audacity(str(path), rows)
     try:
-        sheet = cells_lib.read_separated(str(path), text)
-        return _read_sheet(_select_clip_columns(sheet, hints) if names_clips else sheet, hints)
+        return _read_sheet(cells_lib.read_separated(str(path), text), hints)
     except UserError:
         if suffix == ".txt" and names.of_table(name) is None and "\t" not in text:
             return None  # a README
         raise
-
-
-def _select_clip_columns(sheet: cells_lib.Sheet, hints: Hints) -> cells_lib.Sheet:
-    """The columns filename and labels, and what belongs to them; all where not both are there."""
-    titles = [title.casefold() for title in sheet.header]
-    if not set(titles) >= _CLIP_COLUMNS:
-        return sheet
-    hinted = {hints.columns.get(name) for name in ("filename", "label")}
-    wanted = {*_CLIP_COLUMNS, "annotated_classes"}
-    pairs = enumerate(zip(titles, sheet.header, strict=True))
-    return sheet.select([n for n, (title, spelt) in pairs if title in wanted or spelt in hinted])
 
 
 def _read_sheet(sheet: cells_lib.Sheet, hints: Hints) -> TableEvents:

@@ -1,4 +1,4 @@
-"""Reads files that hold the highest scores of each row alone: SAT's and CED's.
+"""Reads the label files that other projects publish: SAT's, CED's, EfficientAT's, PretrainedSED's.
 
 SAT's are Parquet: `filename`, `start` and `end` in seconds, `idxs` (numbers of AudioSet's classes)
 and `prob`. The last two are lists, or strings joined by ";" as published. All other classes are 0.
@@ -8,21 +8,37 @@ CED's are HDF5: `topk_values` float16 [rows, k] (probabilities), `topk_indexes` 
 `start` and `end`. A clip may have several rows: its chunks, and augmented views of them with other
 seeds. A chunk has the mean of its views. The lowest kept score is spread over the other classes, as
 CED's training does.
+
+EfficientAT's are an array of logits [clips, classes], and an index that gives the row of each file
+name. The index is a pickle of {name: row}, as published; we run none of its code. The classes are
+AudioSet's, or those that the user gives.
+
+PretrainedSED's are HDF5 with `filenames` [clips] and `strong_logits` [clips, classes, frames], a
+frame every 40 ms (float16, 447 classes and 250 frames as published). A segment gets the mean of the
+probabilities of the frames whose middle lies in it. Frames past the clip's end do not count: files
+pad short clips.
 """
 
 import pathlib
+import pickle
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
+from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.label_files import label_file
 from psl_jax.label_files.label_file import Block, LabelFile, Options, ReadRequest
+from psl_jax.label_files.table_formats import iterate_batches
 from psl_jax.runtime import csv_files
 from psl_jax.runtime.errors import UserError
 
 _TIMES = ("filename", "start", "end")
 _SAT_COLUMNS = (*_TIMES, "idxs", "prob")
+FRAME_SECONDS = 0.04  # of PretrainedSED
+_BLOCK_CLIPS = 16  # of 447 x 250: 7 MB
+
+# --- SAT and CED: the highest scores of each row alone --------------------------------------------
 
 
 def open_sat(path: pathlib.Path, options: Options) -> LabelFile:
@@ -38,10 +54,8 @@ def open_sat(path: pathlib.Path, options: Options) -> LabelFile:
     classes = label_file.name_classes(path, options)
 
     def read_blocks(request: ReadRequest) -> Iterator[Block]:
-        first_row = 0
-        for batch in file.iter_batches(label_file.BLOCK_ROWS, columns=list(_SAT_COLUMNS)):
-            where = f"{path}, rows {first_row} to {first_row + batch.num_rows - 1}"
-            first_row += batch.num_rows
+        for place, batch in iterate_batches(file, _SAT_COLUMNS):
+            where = f"{path}, {place}"
             names = list(map(str, batch.column("filename").to_pylist()))
             lengths, indexes = _read_lists(batch.column("idxs"), np.int64)
             value_lengths, values = _read_lists(batch.column("prob"), np.float64)
@@ -61,7 +75,7 @@ def open_sat(path: pathlib.Path, options: Options) -> LabelFile:
             onsets, offsets = (np.asarray(batch.column(name), np.float64) for name in _TIMES[1:])
             yield Block(names, scores, None, onsets, offsets)
 
-    return LabelFile([path], classes, read_blocks, has_views=True)
+    return LabelFile([path], classes, read_blocks)
 
 
 def open_ced(path: pathlib.Path, options: Options) -> LabelFile:
@@ -93,7 +107,7 @@ def open_ced(path: pathlib.Path, options: Options) -> LabelFile:
             block_names = list(map(str, names[rows].to_pylist()))
             yield Block(block_names, scores, None, starts[rows], ends[rows])
 
-    return LabelFile([path, table_path], classes, read_blocks, has_views=True)
+    return LabelFile([path, table_path], classes, read_blocks)
 
 
 def _compute_filler(values: np.ndarray, num_classes: int) -> np.ndarray:
@@ -162,3 +176,118 @@ def _read_row_table(path: pathlib.Path, num_rows: int) -> tuple[Any, np.ndarray,
     if len(starts) != num_rows:
         raise UserError(f"{path} has {len(starts)} rows, and the HDF5 file {num_rows}")
     return table.column("filename"), starts, ends
+
+
+# --- EfficientAT: logits of clips -----------------------------------------------------------------
+
+
+def open_efficientat(path: pathlib.Path, options: Options) -> LabelFile:
+    values = np.load(path, mmap_mode="r", allow_pickle=False)
+    if not isinstance(values, np.ndarray):
+        raise UserError(f"{path} is an archive (.npz), expected one array (.npy)")
+    if values.ndim != 2 or values.dtype.kind != "f":
+        raise UserError(
+            f"{path} holds {values.dtype} {list(values.shape)}, expected floats [clips, classes]"
+        )
+    classes = label_file.name_classes(path, options, values.shape[1])
+    index_path = pathlib.Path(options.index or path.with_suffix(".pkl"))
+    rows_by_name = _read_index(index_path, len(values))
+
+    def read_blocks(request: ReadRequest) -> Iterator[Block]:
+        names = list(rows_by_name)
+        for start in range(0, len(names), label_file.BLOCK_ROWS):
+            block_names = names[start : start + label_file.BLOCK_ROWS]
+            rows = [rows_by_name[name] for name in block_names]
+            where = f"{path}, row {rows[0]} and more"
+            probabilities = label_file.to_probabilities(values[rows], options.logits, where)
+            yield Block(block_names, probabilities)
+
+    return LabelFile([path, index_path], classes, read_blocks)
+
+
+class _NoCode(pickle.Unpickler):
+    """Reads numbers, texts and containers, and refuses a pickle that names code to run."""
+
+    def find_class(self, module: str, name: str) -> NoReturn:
+        raise pickle.UnpicklingError(f"it names {module}.{name}")
+
+
+def _read_index(path: pathlib.Path, num_rows: int) -> dict[str, int]:
+    """Reads the row of each name. Raises UserError for another form, or rows that do not exist."""
+    try:
+        with open(path, "rb") as file:
+            index = _NoCode(file).load()
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: there is no index of file names; give it with --index=FILE (a pickle of "
+            "{name: row})"
+        ) from None
+    except Exception as error:  # pickle promises no other: files of another kind raise anything
+        raise UserError(f"{path} is no index of file names: {error}") from error
+    if not isinstance(index, dict) or not all(
+        isinstance(name, str) and type(row) is int and 0 <= row < num_rows
+        for name, row in index.items()
+    ):
+        raise UserError(
+            f"{path} is no index of file names: expected a row from 0 to {num_rows - 1} for each"
+        )
+    return dict(sorted(index.items(), key=lambda item: item[1]))
+
+
+# --- PretrainedSED: logits of frames --------------------------------------------------------------
+
+
+def open_pretrainedsed(path: pathlib.Path, options: Options) -> LabelFile:
+    import h5py
+
+    file = h5py.File(path, "r")
+    all_logits, all_names = file["strong_logits"], file["filenames"]
+    if all_logits.ndim != 3 or len(all_names) != len(all_logits):
+        raise UserError(
+            f"{path}: strong_logits {list(all_logits.shape)} and {len(all_names)} filenames, "
+            "expected [clips, classes, frames] and as many names as clips"
+        )
+    classes = label_file.name_classes(path, options, all_logits.shape[1])
+    # Of the frames, in samples.
+    middles = (2 * np.arange(all_logits.shape[2]) + 1) * round(FRAME_SECONDS * SAMPLE_RATE) // 2
+    segment_frames = _find_segment_frames(middles, options)
+    if not all(map(len, segment_frames)):
+        raise UserError(
+            f"segments of {options.segmentation.seconds:g} s are shorter than the frames of "
+            f"{path}, of {FRAME_SECONDS} s; give longer --segment_seconds"
+        )
+
+    def read_blocks(request: ReadRequest) -> Iterator[Block]:
+        for first in range(0, len(all_names), _BLOCK_CLIPS):
+            clips = slice(first, first + _BLOCK_CLIPS)
+            names = [
+                name.decode() if isinstance(name, bytes) else str(name) for name in all_names[clips]
+            ]
+            where = f"{path}, clips from {names[0]}"
+            frames = label_file.to_probabilities(all_logits[clips], options.logits, where)
+            lengths = request.num_samples(names)
+            is_inside = middles < lengths[:, None]  # [clips, frames]
+            pooled = []  # of each segment [clips, classes]
+            for numbers in segment_frames:
+                is_used = is_inside[:, None, numbers]
+                # The first one counts in any case: a clip may be shorter than half a frame, and
+                # nobody reads segments past its end.
+                is_used[..., 0] = True
+                pooled.append(frames[:, :, numbers].mean(axis=2, where=is_used))
+            values = np.stack(pooled, axis=1)  # [clips, segments, classes]
+            counts = options.segmentation.count_segments(lengths)
+            rows, segments = np.nonzero(np.arange(len(segment_frames)) < counts[:, None])
+            yield Block([names[row] for row in rows], values[rows, segments], segments)
+
+    return LabelFile([path], classes, read_blocks)
+
+
+def _find_segment_frames(middles: np.ndarray, options: Options) -> list[np.ndarray]:
+    """Finds the frames of each segment that begins before the last frame ends."""
+    segmentation = options.segmentation
+    num_samples = round(len(middles) * FRAME_SECONDS * SAMPLE_RATE)
+    starts = np.arange(int(segmentation.count_segments(num_samples))) * segmentation.hop_samples
+    return [
+        np.flatnonzero((middles >= start) & (middles < start + segmentation.segment_samples))
+        for start in starts
+    ]
