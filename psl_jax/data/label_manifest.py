@@ -11,8 +11,6 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from psl_jax.audio.segments import MIN_SEGMENT_SECONDS, Segmentation
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.shard_arrays import ShardArrays
@@ -22,7 +20,6 @@ from psl_jax.runtime.paths import path_of
 from psl_jax.runtime.settings import setting
 
 FORMAT, OLD_FORMATS = "npy", ("tfrecord", "npz")  # of the shards
-SHARDS = "labels"  # what they are called
 MANIFEST = "manifest.json"
 WEAK = "weak_labels_sha256"  # in the manifest of labels that depend on the clips' weak ones
 
@@ -111,7 +108,7 @@ def are_begun(directory: str | os.PathLike[str]) -> bool:
 def missing_shards(directory: str | os.PathLike[str]) -> list[int]:
     """Numbers of the shards still to be written. Raises UserError without a manifest."""
     manifest = read(directory)
-    return ShardArrays(directory, SHARDS, manifest["shard_sizes"], None, np.float16).missing
+    return ShardArrays(directory, manifest["shard_sizes"]).missing
 
 
 def described(index: ClipIndex, segmentation: Segmentation) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One array for each shard of a split, in a folder: soft labels, or scores.
+"""One array of soft labels for each shard of a split, in a folder.
 
 A shard is a `.npy` file, and after its array four bytes more: the CRC-32 of the array's values. It
 gets its name when it is whole, so that a killed program goes on with the shards that are missing.
@@ -29,26 +29,25 @@ _READING_HEADER = threading.Lock()
 _GO_ON = "Run the same command again, which goes on where it stopped."
 
 
+SHARDS = "labels"  # what they are called
+
+
 class ShardArrays:
-    """The arrays [rows, width] of a folder. Threads may read at the same time."""
+    """The float16 arrays [rows, width] of a folder. Threads may read at the same time."""
+
+    dtype = np.dtype("<f2")
 
     def __init__(
-        self,
-        folder: str | os.PathLike[str],
-        name: str,
-        rows: Sequence[int],
-        width: int | None,
-        dtype: type[np.floating],
+        self, folder: str | os.PathLike[str], rows: Sequence[int], width: int | None = None
     ):
-        """rows: of each shard, of `width` values (None: of any number). name: such as `labels`."""
-        self.folder, self.name = path_of(folder), name
+        """rows: of each shard, of `width` values (None: of any number)."""
+        self.folder = path_of(folder)
         self.rows, self.width = [int(count) for count in rows], width
-        self.dtype = np.dtype(dtype).newbyteorder("<")
         self._mapped: dict[int, np.ndarray] = {}
         self._copies = contextlib.ExitStack()  # of shards in a bucket
 
     def path(self, shard: int) -> pathlib.Path:
-        return self.folder / f"{self.name}-{shard:05d}-of-{len(self.rows):05d}.npy"
+        return self.folder / f"{SHARDS}-{shard:05d}-of-{len(self.rows):05d}.npy"
 
     @property
     def missing(self) -> list[int]:

@@ -14,7 +14,7 @@ from psl_jax.audio.segments import Segmentation
 from psl_jax.data import label_manifest
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.label_manifest import MANIFEST, REMOVED_PARTS, WEAK, LabelRule
-from psl_jax.data.shard_arrays import ShardArrays
+from psl_jax.data.shard_arrays import SHARDS, ShardArrays
 from psl_jax.runtime import files, progress
 from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.errors import DamagedFileError, UserError
@@ -64,7 +64,7 @@ class SoftLabelWriter:
         else:
             more = {"origin": origin, "teachers": teachers}
             manifest |= {name: value for name, value in more.items() if value}
-            if any(self.directory.glob(f"{label_manifest.SHARDS}-*")):
+            if any(self.directory.glob(f"{SHARDS}-*")):
                 raise UserError(
                     f"{self.directory} has shards of labels and no {MANIFEST} that says of what "
                     "they are: delete them, or give another folder"
@@ -182,7 +182,7 @@ class SoftLabels:
 
 def _arrays(directory: str | os.PathLike[str], index: ClipIndex, firsts: np.ndarray) -> ShardArrays:
     rows = np.diff(firsts[index.shard_offsets]).tolist()
-    return ShardArrays(directory, label_manifest.SHARDS, rows, index.num_classes, np.float16)
+    return ShardArrays(directory, rows, index.num_classes)
 
 
 # --- Labels of other segments ---------------------------------------------------------------------
