@@ -122,7 +122,7 @@ def write_split(
     if missing:
         whole = _find_whole(parts, make_final_path)
     clips: list[ClipDescription] = []
-    problems: dict[Problem, None] = {}  # once for all clips of a recording
+    problems: dict[Problem, Any] = {}  # keys: once for all clips of a recording
     kept_parts, sizes = [], []
     for part, contents in zip(parts, whole, strict=True):
         assert contents is not None
