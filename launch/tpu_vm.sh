@@ -345,7 +345,7 @@ check_arguments() {
   known+=$(grep -ohzE '(add|add_argument)\(\s*"(--)?[a-z_]+"' "${sources[@]}" |
     tr '\0' '\n' | sed -n 's/.*"\(--\)\{0,1\}\([a-z_]*\)"$/\2/p' | paste -sd '|')
   for argument; do
-    [[ ! $argument =~ ^--?([a-z][^=]*) || ${BASH_REMATCH[1]} =~ ^(no)?($known)$ ]] ||
+    [[ ! $argument =~ ^-(-?[a-z][^=]*) || ${BASH_REMATCH[1]} =~ ^-($known)$ ]] ||
       fail "unknown option '$argument' of psl-jax $module; the options of $0 stand before it"
     [[ $module != main || $argument == -* || $before == -* && $before != *=* ]] ||
       fail "'$argument' is no option of psl-jax main"

@@ -105,9 +105,12 @@ def main(arguments: argparse.Namespace) -> None:
         "segment_seconds": seconds,
         "dtype": arguments.dtype,
     }
+    if (out / run_files.CONFIG).exists():
+        raise UserError(f"{out} is the folder of a run. Give another --out")
     if (out / evaluation.METRICS).exists():
         before = files.read_json(out / evaluation.METRICS)
-        differing = [name for name, value in made_with.items() if before.get(name) != value]
+        now = made_with | {"clip_ids_sha256": index.ids_sha256}
+        differing = [name for name, value in now.items() if before.get(name) != value]
         if differing:
             raise UserError(
                 f"{out} holds results of another {' and '.join(differing)}. Give another --out"

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import faulthandler
 import io
 import os
 import re
@@ -40,6 +41,8 @@ def run(
         elif isinstance(stream, io.TextIOWrapper):
             # What the terminal cannot show must not end the work.
             stream.reconfigure(errors="backslashreplace")
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # a notebook has no such file
+        faulthandler.enable()  # the stacks name a library that crashes
     sys.argv[1:] = map(with_home, sys.argv[1:])
     try:
         check_places(sys.argv[1:], takes_buckets)

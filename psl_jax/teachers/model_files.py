@@ -123,7 +123,7 @@ def _find_patch(file: pathlib.Path, shape: tuple[int | None, ...]) -> int:
         shape_text = f"[{', '.join('?' if size is None else str(size) for size in shape)}]"
         raise UserError(
             f"{file}: its input {shape_text} is no waveform. Export the model with its front end "
-            "inside (those of psl_jax with --input=waveform), or name a function that runs it: "
+            "inside, as psl-jax export does, or name a function that runs it: "
             "python:package.module:function (docs/TEACHERS.md)"
         )
     return (row_sizes[0] if row_sizes else shape[-1]) or 0

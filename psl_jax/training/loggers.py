@@ -59,7 +59,7 @@ class TensorBoard(Logger):
         # suffix keeps writers opened within the same second from sharing (and emptying) a file.
         self._events = SummaryWriter(
             str(run.folder / EVENTS),
-            purge_step=run.resume_step + 1 if run.resume_step else None,
+            purge_step=run.resume_step + 1,
             filename_suffix=f".{os.getpid()}.{run.resume_step}",
         )
 

@@ -151,11 +151,14 @@ def test_events_beside_those_of_another_tagger(folder, tmp_path, capsys):
 
 
 def test_other_results_are_not_overwritten(folder, tmp_path, capsys):
-    """Those of a run, and of other segments."""
+    """Those of a run, also one that is not finished, of other segments, and of other clips."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run/metrics.json").write_text('{"mAP": 0.9}')
     arguments = (folder / "same", folder / "data")
     with pytest.raises(UserError, match="run holds results of another model and split"):
+        run(evaluate, *arguments, f"--out={tmp_path / 'run'}")
+    (tmp_path / "run/metrics.json").rename(tmp_path / "run/config.json")
+    with pytest.raises(UserError, match="run is the folder of a run"):
         run(evaluate, *arguments, f"--out={tmp_path / 'run'}")
     out = f"--out={tmp_path / 'out'}"
     run(evaluate, *arguments, out)
@@ -164,6 +167,12 @@ def test_other_results_are_not_overwritten(folder, tmp_path, capsys):
     assert "mAP" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"results of another segment_seconds\. Give another --out"):
         run(evaluate, *arguments, out, "--segment_seconds=0.5")
+    (tmp_path / "data").mkdir()
+    index = synthetic_data.make_index([2], 16_000)
+    audio = synthetic_data.make_audio(index)
+    synthetic_data.write_prepared(tmp_path / "data", index, audio, "eval")
+    with pytest.raises(UserError, match="results of another clip_ids_sha256"):
+        run(evaluate, folder / "same", tmp_path / "data", out)
 
 
 @pytest.mark.parametrize("command", [evaluate, relabel])

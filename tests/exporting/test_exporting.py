@@ -186,6 +186,12 @@ def test_what_travels_with_a_model(name, model_of, exported):
     assert info["input"] == "waveform"
 
 
+def test_a_program_for_tpus_has_no_float64(exported):
+    path, _ = exported("stablehlo")
+    text = jax.export.deserialize(bytearray(path.read_bytes())).mlir_module()
+    assert "complex<f32>" in text and "complex<f64>" not in text
+
+
 @pytest.mark.parametrize("name", ["onnx", "safetensors", "orbax"])
 def test_an_export_that_disagrees_is_removed(name, model_of, signals, monkeypatch, tmp_path):
     require(name)

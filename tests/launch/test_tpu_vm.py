@@ -218,6 +218,8 @@ def test_what_is_missing_or_wrong_is_named(cloud, arguments, environment, told):
         (["supervise", "--help"], ""),
         (["supervise", "--spot", "--config=x", "-h"], ""),
         (["supervise", "--spott", "--config=x"], "unknown option '--spott' of psl-jax main"),
+        (["run", "--config=x", "--nostart_afresh"], "unknown option '--nostart_afresh' of psl-jax"),
+        (["run", "-config=x"], "unknown option '-config=x' of psl-jax main"),
         (["run", "--config=x", "--split=eval"], "unknown option '--split=eval' of psl-jax main"),
         (["supervise", "--config=x", "train.max_steps=3"], "'train.max_steps=3' is no option of"),
         (["supervise", "--config=x", "--config.seed", "7"], "expected a value, as --config.seed="),

@@ -99,6 +99,7 @@ def in_step(data, teacher, **train):
 def test_a_run_with_the_teacher_in_the_step_is_one_on_stored_labels(data, tmp_path, teacher):
     """To what float16 takes of the labels. They are made before the student's augmentation."""
     asked = in_step(data, teacher)
+    assert not run(asked, tmp_path / "in_step", "relabel").folder.finished
     one = run(asked, tmp_path / "in_step")
     stored = dataclasses.replace(asked.relabel, when="beforehand")
     run(dataclasses.replace(asked, relabel=stored), tmp_path / "stored")

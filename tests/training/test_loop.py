@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import threading
 import time
 
 import jax.numpy as jnp
@@ -286,6 +287,7 @@ def test_a_loss_that_is_not_finite_ends_training_before_it_is_saved(
     looped = Loop(tmp_path, losses=dict.fromkeys(range(bad_step, 1000), np.nan))
     with pytest.raises(UserError, match=r"not finite at step .*smaller train.learning_rate"):
         looped.run(settings=dataclasses.replace(SETTINGS, log_every=log_every))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
     assert max(looped.steps()[0]) == kept
     assert math.isfinite(looped.weight())
 
