@@ -88,8 +88,8 @@ def _add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(OSError)
     @app.exception_handler(UserError)
-    async def answer_full_disk(request: Request, error: Exception) -> Response:
-        message = f"The server cannot keep the file: {error}"
+    async def answer_unusable_file(request: Request, error: Exception) -> Response:
+        message = f"The server cannot read or write a file: {error}"
         return await answer_refusal(request, RefusedError(500, message, "disk"))
 
     @app.exception_handler(HTTPException)

@@ -99,6 +99,12 @@ def test_what_the_disk_refuses_is_one_message(body, told):
     assert (process.returncode, err) == (2, f"\nerror: {told}\n")
 
 
+def test_a_crash_in_native_code_tells_the_line():
+    with run("__import__('os').abort()") as process:
+        _, err = process.communicate(timeout=60)
+    assert "Fatal Python error: Aborted" in err and "in main" in err
+
+
 def test_what_a_terminal_cannot_show_does_not_end_the_work(monkeypatch):
     monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
     process = run("print('→ done')")

@@ -128,7 +128,8 @@ export class Queue {
     const { row, state } = item, [open, bar, stop] = row.children, busy = ["waiting", "tagging"].includes(state);
     row.className = state;
     open.querySelector(".about").textContent = summary(item);
-    const share = state === "tagging" && item.progress?.seconds / item.progress?.length;
+    const { seconds, length } = item.progress ?? {};
+    const share = state === "tagging" && length && seconds / length; // a header may not tell the length
     bar.hidden = state !== "tagging";
     if (share > 0) bar.value = Math.min(share, 1); else bar.removeAttribute("value");
     stop.textContent = busy ? "Cancel" : "Remove";
