@@ -15,15 +15,18 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 if importlib.metadata.version("jax").startswith("0.10."):
     _flags = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{_flags} --xla_cpu_use_fusion_emitters=false"
-_CACHE = "JAX_COMPILATION_CACHE_DIR"
-_own_cache = None if _CACHE in os.environ else tempfile.mkdtemp(prefix="psl_jax_xla_")
-if _own_cache:
-    os.environ[_CACHE] = _own_cache
+# Workers find both in their environment: they share what is in them.
+_own_folders = {
+    name: tempfile.mkdtemp(prefix=f"psl_jax_{name.lower()}_")
+    for name in ("JAX_COMPILATION_CACHE_DIR", "FORKED_PYTHON")
+    if name not in os.environ
+}
+os.environ |= _own_folders
 
 
 def pytest_unconfigure():
-    if _own_cache:
-        shutil.rmtree(_own_cache, ignore_errors=True)
+    for folder in _own_folders.values():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session", autouse=True)

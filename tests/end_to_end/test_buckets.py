@@ -112,7 +112,8 @@ def runs(run, local, bucket, s3, config, request):
     where = f"--workdir={store.url}/run", f"--config.data.data_dir={store.url}/data"
     arguments = "--config", config, "--config.data.corpus=tfds", *where
     if request.param == "gs":
-        died = run("small_main.py", *arguments, DIE_AT="batch 8")
+        saving = "--config.train.checkpoint_every=1"
+        died = run("small_main.py", *arguments, saving, DIE_AT="batch 6")
         assert died.returncode == -signal.SIGKILL, died.stderr
         assert store.names("run/teacher/checkpoints/")
         assert not store.names("run/teacher/averaged/")

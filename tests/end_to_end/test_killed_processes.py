@@ -28,7 +28,7 @@ class Together:
             audio = synthetic_data.make_audio(index, seed)
             synthetic_data.write_prepared(folder, index, audio)
 
-    def run(self, workdir, die_at="", dies=1, by="SIGKILL", checkpoint_every=2, ends_other=True):
+    def run(self, workdir, die_at="", dies=1, by="SIGKILL", ends_other=True):
         """Exit statuses and outputs; process number `dies` dies at `die_at` by a signal.
 
         ends_other: kills the other one then.
@@ -42,7 +42,6 @@ class Together:
                     *(forked_python.path(), places.HELPERS / "small_main.py"),
                     *("--config", self.folder / "config.py", "--workdir", workdir),
                     *(f"--config.data.data_dir={self.folder}", "--distributed"),
-                    f"--config.train.checkpoint_every={checkpoint_every}",
                     *(f"--coordinator_address={address}", "--num_processes=2"),
                     f"--process_id={process}",
                 ],
@@ -93,16 +92,15 @@ def undisturbed(together, tmp_path_factory):
 
 def test_two_processes_are_told_to_end_lost_and_killed(together, undisturbed, tmp_path):
     """One run; after each end the same command goes on, and comes to the same."""
-    never = {"checkpoint_every": 1000, "ends_other": False}  # but at validations
-    statuses, outputs = together.run(tmp_path, "batch 6", dies=1, by="SIGTERM", **never)
+    statuses, outputs = together.run(tmp_path, "batch 4", dies=1, by="SIGTERM", ends_other=False)
     assert statuses == [75, 75], outputs
     told = [re.search(r"stopped; teacher, step (\d+) is saved", output) for output in outputs]
     assert told[0] and told[1] and told[0][1] == told[1][1], outputs
     saved = {int(path.name) for path in (tmp_path / "teacher" / "checkpoints").iterdir()}
-    assert max(saved) == int(told[0][1]) >= 5
+    assert max(saved) == int(told[0][1]) >= 1
 
     # Nobody ends process 0 when the other one is gone: it finds out.
-    statuses, outputs = together.run(tmp_path, "batch 3", dies=1, **never)
+    statuses, outputs = together.run(tmp_path, "batch 3", dies=1, ends_other=False)
     assert statuses == [75, -9], outputs
     assert "another process of this run has ended or was killed" in outputs[0]
     assert not (tmp_path / "teacher" / "stages.json").exists()  # it died in training

@@ -17,6 +17,8 @@ from small_suite import CONFIG
 
 from psl_jax import UserError
 
+SAVING = ("--config.train.checkpoint_every=1",)
+
 
 class Suite:
     """The small suite on its data: in this process, or in one of its own that dies."""
@@ -40,7 +42,7 @@ class Suite:
     def die(self, workdir, die_at, *changes, data=None):
         command = (forked_python.path(), places.HELPERS / "small_main.py")
         died = subprocess.run(
-            [*command, *self.arguments(workdir, *changes, data=data)],
+            [*command, *self.arguments(workdir, *(changes or SAVING), data=data)],
             env=os.environ | {"PYTHONPATH": str(places.ROOT), "DIE_AT": die_at},
             capture_output=True,
             text=True,
@@ -92,7 +94,7 @@ def test_killed_in_every_stage(suite, undisturbed, tmp_path):
     # What is no part of the computation may change between two starts: data that moved, workers,
     # when to save.
     changes = ("--config.train.checkpoint_every=2", "--config.data.num_workers=3")
-    suite.die(tmp_path, "batch 9", *changes, data=suite.moved)  # while the student is trained
+    suite.die(tmp_path, "batch 5", *changes, data=suite.moved)  # while the student is trained
     assert first.stat().st_mtime_ns == written[1] and len(list(labels.glob("labels-*"))) == 2
 
     first.unlink()  # a lost shard is made again
@@ -185,14 +187,7 @@ def test_nothing_is_deleted_before_all_is_checked(suite, finished, capsys):
         assert "is deleted" not in capsys.readouterr().out and contents() == before
 
 
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        ("--config.experiments.psl2s.teacher=techer", "Did you mean 'teacher'"),
-        ("--config.experiments.psl2s.data.eval_split=test", r"config\.data\.eval_split is 'test'"),
-    ],
-)
-def test_everything_is_checked_before_anything_is_begun(suite, tmp_path, change, told):
-    with pytest.raises(UserError, match=told):
-        suite.run(tmp_path / "run", change)
+def test_everything_is_checked_before_anything_is_begun(suite, tmp_path):
+    with pytest.raises(UserError, match="Did you mean 'teacher'"):
+        suite.run(tmp_path / "run", "--config.experiments.psl2s.teacher=techer")
     assert not list((tmp_path / "run").rglob("*.json"))

@@ -8,6 +8,7 @@ JAX or Python starts are those of the tests: a program that needs others is one 
 
 import atexit
 import contextlib
+import fcntl
 import functools
 import marshal
 import os
@@ -25,31 +26,42 @@ _IMPORTED_LATE = (
 
 @functools.cache
 def path() -> str:
-    """An executable file; the process that it asks is started, and ends with the tests."""
+    """An executable file. All workers of the tests ask one process, which ends with the last."""
     import pathlib
     import subprocess
-    import tempfile
 
-    folder = tempfile.TemporaryDirectory(prefix="forked_python_")
-    address = f"{folder.name}/socket"
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(address)
-    listener.listen()
-    with listener:
-        number = listener.fileno()
-        command = [sys.executable, __file__, "serve", str(number)]
-        server = subprocess.Popen(command, stdin=subprocess.PIPE, pass_fds=[number])
-
-    def stop() -> None:
-        server.communicate()
-        folder.cleanup()
-
-    atexit.register(stop)
-    file = pathlib.Path(folder.name) / "python"
-    file.write_text(f'#!/bin/sh\nexec {sys.executable} -IS {__file__} start {address} "$@"\n')
-    file.chmod(0o755)
-    subprocess.run([file, "-c", ""], check=True)  # tests' timeouts are for their programs alone
+    folder = pathlib.Path(os.environ["FORKED_PYTHON"])  # of conftest.py
+    file, needed = folder / "python", folder / "needed"
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not needed.exists():
+            os.mkfifo(needed)
+            _start_server(folder / "socket", needed)
+            start = f"{sys.executable} -IS {__file__} start {folder / 'socket'}"
+            file.write_text(f'#!/bin/sh\nexec {start} "$@"\n')
+            file.chmod(0o755)
+            subprocess.run([file, "-c", ""], check=True)  # tests' timeouts are for programs alone
+        else:
+            os.open(needed, os.O_WRONLY | os.O_NONBLOCK)  # until this process ends
     return str(file)
+
+
+def _start_server(address: os.PathLike, needed: os.PathLike) -> None:
+    """Starts the process that programs are forked from.
+
+    It ends when no process has `needed` open any more. No object stands for it, as another worker
+    may need it longer than this one.
+    """
+    reading = os.open(needed, os.O_RDONLY | os.O_NONBLOCK)
+    os.open(needed, os.O_WRONLY)  # until this process ends
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(address))
+        listener.listen()
+        os.set_inheritable(listener.fileno(), True)
+        command = [sys.executable, __file__, "serve", str(listener.fileno())]
+        actions = [(os.POSIX_SPAWN_DUP2, reading, 0)]
+        os.posix_spawn(sys.executable, command, os.environ, file_actions=actions)
+    os.close(reading)
 
 
 def _start(address: str, arguments: list[str]) -> None:
