@@ -11,10 +11,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Compiling takes far longer than running such small programs.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
-# With its fusion emitters XLA compiles for a CPU twice as long. Other versions may lack the flag.
+# With its fusion emitters XLA compiles for a CPU twice as long, and a third longer where it divides
+# a program for several threads. Other versions may lack the flags.
 if importlib.metadata.version("jax").startswith("0.10."):
-    _flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{_flags} --xla_cpu_use_fusion_emitters=false"
+    _flags = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flags}"
 # Workers find both in their environment: they share what is in them.
 _own_folders = {
     name: tempfile.mkdtemp(prefix=f"psl_jax_{name.lower()}_")
