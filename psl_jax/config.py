@@ -83,14 +83,14 @@ class Settings:
     )
     init_from: str = operational(
         "",
-        help="Finished model whose weights training starts from: a run, an export, a .pt, or "
-        "mn04; also fixes network, width and front end. The classifier is kept if the classes are "
-        "the same; empty: random weights",
+        help="Finished model whose weights training starts from (run, export, .pt or mn04); also "
+        "fixes network, width and front end. The classifier is kept if classes are the same; "
+        "empty: random weights",
     )
     init_class_map: str = setting(
         "",
-        help="Rows of init_from's classifier that the data's classes start from: names: by equal "
-        "names; or by a CSV class,teacher_class; empty: none, or all where classes are the same",
+        help="Which rows of init_from's classifier are kept where the classes differ: names: "
+        "those of equal names; or those that a CSV class,teacher_class pairs; empty: none",
     )
     soft_labels_dir: str = operational(
         "",

@@ -86,9 +86,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add(
         "--folds",
         metavar="N,N",
-        help="cross-validation, for own recordings and data with splits fold1, fold2, ...: numbers "
-        "of the folds to evaluate on, each after training on all others, such as 1,2; or all "
-        "(default: none)",
+        help="cross-validation: folds to evaluate on, each after training on all others, such as "
+        "1,2, or all; for own recordings and data with splits fold1, fold2, ... (default: none)",
     )
     cli_entry.add_processes(parser)
     for before, word in itertools.pairwise(arguments):

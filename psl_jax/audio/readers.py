@@ -111,7 +111,10 @@ def check_alone(file: IO[bytes], seconds: float, read_to: int = 0) -> None:
 
 
 def _list_boxes(file: IO[bytes], start: int) -> Iterator[bytes]:
-    """Yields the names of an MP4 file's boxes from the byte `start` on, but the first one."""
+    """Yields the names of an MP4 file's boxes that begin at byte `start` or later.
+
+    The first box is left out. The end of the file may count as one with an empty name.
+    """
     place = 0
     while True:
         file.seek(place)

@@ -108,6 +108,7 @@ def _add_corpus_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("own_data")
     for name, info in settings.list_settings(DataSettings):
         if name in prepare_corpus.OWN_DATA_OPTIONS:  # None where not given: as config.data has it
+            # The only switch is `unlabelled`.
             shown = "leave them out" if info.default is False else info.default or "none"
             text = cli_entry.add_default(info.help.removeprefix("own_data: "), shown)
             cli_entry.add_setting(group, DataSettings, name, default=None, help=text)

@@ -19,7 +19,7 @@ LOADERS = 4  # threads; they mostly wait for the disk, or for memory
 
 @dataclasses.dataclass(frozen=True)
 class TimeShift:
-    """Rolls each example with `probability` by up to `fraction` of the clip, either way.
+    """Rolls each segment with `probability` by up to `fraction` of its length, either way.
 
     It is made where batches are put together: there it is a copy of each row, while a TPU would
     gather the samples of one row after the other.
@@ -30,7 +30,7 @@ class TimeShift:
     seed: int
 
     def draw(self, step: int, process_index: int, num_samples: np.ndarray) -> np.ndarray:
-        """int32 [batch]: by how many samples to shift clips of num_samples [batch] in a step."""
+        """int32 [batch]: by how many samples to shift segments of num_samples [batch] in a step."""
         rng = np.random.default_rng((self.seed, step, process_index))
         shifted = rng.random(len(num_samples)) < self.probability
         reach = np.floor(self.fraction * num_samples).astype(np.int64)

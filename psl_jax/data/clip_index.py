@@ -210,10 +210,11 @@ class ClipIndex:
         counts = segmentation.count_segments(self.num_samples[clips])
         segments = int(counts.max(initial=1))
         onsets, offsets = segmentation.compute_times(np.arange(segments))
-        of_each = np.diff(self.event_offsets)[clips]
-        clip = np.repeat(np.arange(len(clips)), of_each)
-        first = np.repeat(self.event_offsets[clips] - np.cumsum(of_each) + of_each, of_each)
-        event = first + np.arange(len(clip))
+        num_events = np.diff(self.event_offsets)[clips]
+        clip = np.repeat(np.arange(len(clips)), num_events)  # row of each of their events
+        # From an event's place among the events of `clips` to its place among all.
+        shifts = self.event_offsets[clips] - (np.cumsum(num_events) - num_events)
+        event = np.arange(len(clip)) + np.repeat(shifts, num_events)
         times = self.event_times[event]
         row, segment = np.nonzero((times[:, :1] < offsets) & (times[:, 1:] > onsets))
         truth = np.zeros((len(clips), segments, self.num_classes), bool)

@@ -1,4 +1,4 @@
-"""The labels that follow from people's decisions, of which `decision_table` is the table.
+"""Merges the decisions of one or several people (`decision_table`) into labels.
 
 What holds for a segment follows from the decisions on any stretches of its recording. A yes holds
 for each segment that contains its stretch. Nos hold for each segment that they cover together, as

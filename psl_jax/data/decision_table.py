@@ -2,7 +2,7 @@
 
 It has a line for each decision, in the order in which they were made. Of one person the last
 decision on the same seconds of a recording counts; the line `undo` takes back the one before it.
-What follows for labels: `corrections`.
+`corrections` merges the tables of several people into labels.
 """
 
 import collections

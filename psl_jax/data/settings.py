@@ -16,9 +16,9 @@ class DataSettings:
     corpus: str = setting(
         "tfds",
         choices=("soundscapes", "tfds", *RECORDED),
-        help="Where the clips come from: tfds: any data set that psl-jax prepare made, such as "
-        "AudioSet, in data_dir; own_data: your recordings, in source_dir; soundscapes: "
-        "synthesized; any other: that corpus as published, in source_dir",
+        help="Source of the clips: tfds: data that psl-jax prepare made in data_dir, such as "
+        "AudioSet; own_data: your recordings in source_dir; soundscapes: synthesized; others: that "
+        "published corpus in source_dir",
     )
     data_dir: str = operational(
         "", help="Folder of prepared data sets; empty: the folder data of the run folder"
@@ -53,8 +53,8 @@ class DataSettings:
     num_folds: int = operational(  # the splits are compared by their clips
         0,
         least=0,
-        help="own_data: number of folds that recordings are split into for --folds, which asks for "
-        "5 where this is 0; 0: full, validation and eval",
+        help="own_data: number of splits fold1, fold2, ... that recordings are put into; 0: five "
+        "with --folds, else the splits are full, validation and eval",
     )
     columns: str = setting(
         "",
@@ -82,8 +82,9 @@ class DataSettings:
     )
     streamed: bool = setting(
         False,
-        help="Read whole shards in a row in training, for disks that seek slowly; needs "
-        "train.sampling=uniform and changes the order; always on from gs://, never from s3://",
+        help="Read shards whole in training, for disks that seek slowly; needs "
+        "train.sampling=uniform, and changes the order of segments; always on for gs://, never for "
+        "s3://",
     )
     full_clips: int = setting(1200, least=1, help="soundscapes: number of clips of the split full")
     balanced_clips: int = setting(
@@ -100,7 +101,7 @@ class DataSettings:
     train_split: str = setting("balanced", help="Split that the network is trained on")
     validation_split: str = setting(
         "balanced",
-        help="Split whose mAP selects the best checkpoints and triggers the early stop; students "
-        "train on balanced, too, as in the paper",
+        help="Split whose mAP selects the best checkpoints and triggers the early stop; the "
+        "default is also what students train on, as in the paper",
     )
     eval_split: str = evaluation("eval", help="Split that the finished model is evaluated on")

@@ -175,9 +175,8 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
     add(
         "--distributed",
         action="store_true",
-        help="this is one of several processes that share the work; on a TPU pod and in Slurm and "
-        "MPI jobs they find each other, elsewhere give --coordinator_address, --num_processes and "
-        "--process_id (default: a single process)",
+        help="share the work with other processes; on a TPU pod and in Slurm and MPI jobs they "
+        "find each other, elsewhere give the three options below (default: a single process)",
     )
     add(
         "--coordinator_address",

@@ -113,6 +113,7 @@ def _fields(line: str, separator: str) -> list[str]:
 def _rows(
     path: str | os.PathLike[str], file: IO[str], separator: str
 ) -> Iterator[tuple[int, list[str]]]:
+    """Yields (number of its first line, fields) of each row that is not empty, after the header."""
     reader = _csv_reader(file, delimiter=separator, strict=True)
     while True:
         line = reader.line_num + 2  # the header is not counted

@@ -1,4 +1,8 @@
-"""Process-wide settings of JAX, made once by the entry points before the first computation."""
+"""What is set up once in each process, and how several processes work as one.
+
+Entry points make the process-wide settings of JAX, and join the processes, before the first
+computation. `Boundaries` tells the loops of all processes to stop (SIGTERM) or save at one step.
+"""
 
 import hashlib
 import itertools

@@ -1,6 +1,7 @@
 """Signals: Ctrl-C is answered at once, and SIGTERM ends a process so that it can be restarted.
 
 SIGHUP (a terminal that is closed) and SIGUSR1 (of a cluster, before the time is up) do as SIGTERM.
+Several processes stop at the same step of a loop: see `distributed.Boundaries`.
 """
 
 import contextlib

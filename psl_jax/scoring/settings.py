@@ -55,6 +55,8 @@ class RelabelSettings(LabelRule):
         "keep the weak labels",
     )
     trust_remote_code: bool = operational(
-        False, help="Run the Python code of a transformers: teacher; only if you trust its source"
+        False,
+        help="Run the Python code that comes with a teacher transformers:NAME; only if you trust "
+        "its source",
     )
     batch_size: int = operational(0, least=0, help=_BATCH_SIZE)

@@ -61,8 +61,8 @@ class TrainSettings:
     validate_every: int = setting(
         10_000,
         least=1,
-        help="Steps between validations; at most one epoch, or with min_steps the longer of one "
-        "epoch and a 50th of all steps",
+        help="Steps between validations, but never more than one epoch; with min_steps never more "
+        "than the longer of one epoch and 1/50 of all steps",
     )
     checkpoint_every: int = operational(
         2_000, least=1, help="Steps between checkpoints; each validation also writes one"
