@@ -139,7 +139,7 @@ def read(directory: str | os.PathLike[str], formats: Sequence[str] = (FORMAT,)) 
     path = path_of(directory) / MANIFEST
     try:
         manifest = files.read_json(path)
-        format = manifest.get("format") if isinstance(manifest, dict) else None
+        format = manifest.get("format")
         if format in OLD_FORMATS and format not in formats:
             raise UserError(
                 f"{directory} holds soft labels of an earlier version ({format} files). This reads "

@@ -88,6 +88,8 @@ class RunFolder:
         anew.
         """
         path, done = self.path / run_files.CONFIG, self.finished
+        if done and not path.exists():
+            raise OtherRunError(f"{path} is gone, and what the run was made with. {_AFRESH}")
         if not path.exists() or self.afresh:
             return
         stored = config_lib.stored_settings(files.read_json(path), self.path)

@@ -123,7 +123,7 @@ def _describe_data(
         )
         lines.append(f"corpus `{data.get('corpus')}`; {splits}; labels: `{config.get('labels')}`")
     if (folder / run_files.NOTES).exists():
-        lines += files.read_json(folder / run_files.NOTES)
+        lines += files.read_json(folder / run_files.NOTES, list)
     return lines
 
 

@@ -18,7 +18,6 @@ from markupsafe import Markup
 from psl_jax.reporting import result_figures, result_tables
 from psl_jax.reporting.result_tables import decimal, percent, read_classes
 from psl_jax.runtime import files
-from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
 from psl_jax.runtime.run_files import CONFIG, LABEL_QUALITY, NOTES
 from psl_jax.runtime.settings import flatten
@@ -162,10 +161,4 @@ def asset(name: str) -> Markup:
 
 def _read(path: pathlib.Path, kind: type = dict) -> Any:
     """The value in a JSON file; None where there is none. Raises UserError for a damaged one."""
-    value = files.read_json(path) if path.exists() else None
-    if value is not None and not isinstance(value, kind):
-        raise UserError(
-            f"{path} should hold a JSON {kind.__name__}, not a {type(value).__name__}: run its "
-            "stage again"
-        )
-    return value
+    return files.read_json(path, kind) if path.exists() else None

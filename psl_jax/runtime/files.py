@@ -85,15 +85,18 @@ def write_json(path: str | os.PathLike[str], value: Any, indent: int | None = 2)
         file.write("\n")
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """The value in a JSON file. Raises DamagedFileError where it is none, and OSError."""
+def read_json(path: str | os.PathLike[str], form: type = dict) -> Any:
+    """The value of a JSON file. Raises DamagedFileError where it is no `form`, and OSError."""
     try:
-        return json.loads(path_of(path).read_text(encoding="utf-8"))
+        value = json.loads(path_of(path).read_text(encoding="utf-8"))
+        if not isinstance(value, form):
+            raise ValueError(f"a {type(value).__name__}, expected a {form.__name__}")
     except ValueError as error:
         raise DamagedFileError(
-            f"{path} is damaged, it is no JSON ({error}): restore it, or delete it and give the "
-            "command again that made it"
+            f"{path} is damaged, it is no such JSON ({error}): restore it, or delete it and give "
+            "the command again that made it"
         ) from error
+    return value
 
 
 def compute_sha256(path: str | os.PathLike[str]) -> str:

@@ -200,7 +200,10 @@ class TrainingCheckpoints:
         """Mean of the best checkpoints' parameters and BatchNorm statistics, taken in float64."""
         steps = self.best_steps()
         if not steps:
-            raise UserError(f"{self.directory} holds no validated checkpoint to average")
+            raise UserError(
+                f"{self.directory} holds no validated checkpoint to average: put them back, or "
+                "delete stages.json beside it, and give the same command again"
+            )
         return average([self.load_variables(step) for step in steps]), steps
 
 

@@ -105,7 +105,7 @@ def read_model(path: str | os.PathLike[str]) -> Model:
     folder = find_folder(path)
     weights = folder / _WEIGHTS
     model_json = files.read_json(folder / MODEL_FILE)
-    crc = model_json.pop(_DIGEST, None) if isinstance(model_json, dict) else None
+    crc = model_json.pop(_DIGEST, None)
     info = ModelInfo.from_json(model_json, folder / MODEL_FILE)
     with local_copy(folder) as local, explain_damage(weights, _REMEDY.format(folder)):
         stored_path = make_orbax_path(local / _WEIGHTS)

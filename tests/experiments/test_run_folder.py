@@ -72,6 +72,14 @@ def test_a_scientific_setting_is_refused_by_name(tmp_path):
     assert kept(tmp_path, "model", "width") == 1.0 and kept(tmp_path, "train", "log_every") == 20
 
 
+def test_finished_stages_without_their_settings_are_refused(tmp_path):
+    start(tmp_path)
+    finish(tmp_path, "train")
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(OtherRunError, match=r"config\.json is gone"):
+        start(tmp_path, seed=1)
+
+
 def test_a_setting_that_the_folder_does_not_know_had_its_default(tmp_path):
     start(tmp_path)
     older = kept(tmp_path)

@@ -40,7 +40,7 @@ def test_training_makes_all_steps_and_the_last_four_checkpoints_are_the_model(da
     assert not any(VALIDATION_MAP in line for line in read_log(tmp_path / "student"))
     metrics = files.read_json(tmp_path / "student/metrics.json")
     assert metrics["mAP"] is None and metrics["num_clips"] == 4
-    notes = " ".join(files.read_json(tmp_path / "student/notes.json"))
+    notes = " ".join(files.read_json(tmp_path / "student/notes.json", list))
     assert "no validation, as split 'validation' has no labels" in notes
     assert "no evaluation, as split 'eval' has no labels" in notes
     assert "no validation" in (tmp_path / "student/report.html").read_text()

@@ -49,7 +49,7 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
         assert reader.read() == "a\n" and path.is_fifo()
 
 
-@pytest.mark.parametrize("content", [b'{"a": ', b"\xff\xfe", b""])
+@pytest.mark.parametrize("content", [b'{"a": ', b"\xff\xfe", b"", b"[]"])
 def test_damaged_json_is_named(tmp_path, content):
     path = tmp_path / "stages.json"
     path.write_bytes(content)
