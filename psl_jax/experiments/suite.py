@@ -25,7 +25,7 @@ from psl_jax.data.label_manifest import digest_without_teacher
 from psl_jax.data.settings import DataSettings
 from psl_jax.experiments import setting_checks, suite_results, training_steps
 from psl_jax.experiments.experiment import Experiment
-from psl_jax.experiments.run_folder import OtherRunError
+from psl_jax.experiments.run_folder import OtherRunError, RunFolder
 from psl_jax.experiments.suite_results import Repetition
 from psl_jax.networks.trained_model import Model
 from psl_jax.reporting import result_tables
@@ -156,22 +156,23 @@ def _run_suite(
     names = {settings.init_from for settings in experiments.values()} - {""}
     starts = {name: training_steps.load_start(name) for name in sorted(names)}
     experiments = with_networks_of_starts(experiments, starts, init_from=config.init_from)
-    _check_teachers(experiments)
+    is_suite = bool(len(config.experiments))
+    run_dirs = {name: workdir / name if is_suite else workdir for name in experiments}
+    _check_teachers(experiments, run_dirs)
     for settings in experiments.values():
         setting_checks.check_batch(settings, parallel.data_mesh())
     data_dirs = _prepare_all(experiments, workdir)
     if last_stage is Stage.PREPARE:
         return None
-    is_suite = bool(len(config.experiments))
 
     def open_run(name: str, *, afresh: bool = False) -> Experiment:
         """The experiment, which can be run. Nothing is deleted here: another one may yet fail."""
         settings = experiments[name]
         experiment = Experiment(
             settings,
-            workdir / name if is_suite else workdir,
+            run_dirs[name],
             data_dir=data_dirs[name],
-            teacher=workdir / settings.teacher if settings.teacher in experiments else None,
+            teacher=run_dirs.get(settings.teacher),
             start=starts.get(settings.init_from),
             afresh=afresh,
         )
@@ -226,11 +227,15 @@ def with_networks_of_starts(
     return shaped
 
 
-def _check_teachers(experiments: Mapping[str, Settings]) -> None:
+def _check_teachers(
+    experiments: Mapping[str, Settings], run_dirs: Mapping[str, pathlib.Path]
+) -> None:
     """Raises UserError for a teacher that is neither an experiment nor something on disk."""
     for name, settings in experiments.items():
         teacher, labels_dir = settings.teacher, settings.soft_labels_dir
         if not settings.uses_soft_labels or teacher in {"", *experiments}:
+            continue
+        if RunFolder(run_dirs[name], settings).finished:  # its labels are made, or needed no more
             continue
         if labels_dir and digest_without_teacher(labels_dir, False):
             continue

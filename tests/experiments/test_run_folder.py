@@ -16,7 +16,13 @@ from psl_jax.data.decision_table import DecisionTable
 from psl_jax.data.soft_labels import SoftLabelWriter
 from psl_jax.data.source import Source
 from psl_jax.data.training_order import TrainingOrder
-from psl_jax.experiments import run_folder, sanity_notes, setting_checks, suite_results
+from psl_jax.experiments import (
+    run_folder,
+    sanity_notes,
+    setting_checks,
+    suite,
+    suite_results,
+)
 from psl_jax.experiments.experiment import Experiment
 from psl_jax.experiments.run_folder import OtherRunError, RunFolder
 from psl_jax.runtime import files, run_files
@@ -231,6 +237,7 @@ def test_a_teacher_that_is_gone_is_not_needed_any_more(tmp_path, data):
         checked(tmp_path / "run", **soft)
     finish(tmp_path / "run", "relabel")
     checked(tmp_path / "run", **soft)
+    suite._check_teachers({"run": settings_with(**soft)}, {"run": tmp_path / "run"})
 
 
 def test_soft_labels_of_another_teacher_are_not_trained_on(tmp_path, data):
