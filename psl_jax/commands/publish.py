@@ -180,7 +180,8 @@ def _refuse_foreign(out: pathlib.Path) -> None:
     config = out / "config.json"
     is_published = config.exists() and (out / "model.safetensors").exists()
     if is_published:
-        is_ours = files.read_json(config).get("model_type") == "psl_jax"
+        described = files.read_json(config, object)
+        is_ours = isinstance(described, dict) and described.get("model_type") == "psl_jax"
         is_published = is_ours and not (out / ".git").exists()
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not is_published):
         raise UserError(
