@@ -273,6 +273,7 @@ def test_what_cannot_work_is_found_before_anything_is_written(tmp_path, data, ch
 
 
 def test_no_teacher_works_for_labels_that_do_not_count(tmp_path, data):
+    begun(tmp_path, labels="soft", alpha=0.0)
     finish(tmp_path, "train", "average", "evaluate")
     one = checked(tmp_path, labels="soft", alpha=0.0)
     one.run(Stage.EVALUATE)  # there is no teacher to ask
