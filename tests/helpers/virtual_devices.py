@@ -21,14 +21,16 @@ os.environ["XLA_FLAGS"] = (
 import jax
 import numpy as np
 import small_experiments
+import small_mn
 from synthetic_data import MemorySource, make_index
 
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data.soft_labels import SoftLabels
-from psl_jax.networks import mobilenetv2
-from psl_jax.networks.architecture import Variables
+from psl_jax.networks import mn, mobilenetv2
+from psl_jax.networks.architecture import Network, Variables
 from psl_jax.networks.augmentation import Augmentation
 from psl_jax.networks.frontend import LogMel
+from psl_jax.networks.mn_frontend import MnFrontEnd
 from psl_jax.networks.mobilenetv2 import fold
 from psl_jax.runtime import parallel
 from psl_jax.scoring.relabeling import TeacherIdentity, relabel
@@ -44,6 +46,7 @@ mobilenetv2.INVERTED_RESIDUALS = (
 )
 
 mobilenetv2.NUM_HALVINGS = 2  # that are left
+mn.TABLE = small_mn.SHALLOW
 
 TEACHER = Augmentation(
     gain_probability=0.5,
@@ -57,9 +60,11 @@ RECIPES = {
     "teacher": Recipe(LogMel(80.0, "batch"), TEACHER, seed=1),
     # Labels are made; as on a GPU channels last, with BatchNorms' own gradients.
     "in_step": Recipe(seed=3, teacher=TeacherInStep(0.25, dtype="float64")),
+    "mn": Recipe(MnFrontEnd(), seed=4),  # the other network
 }
 # In how many orders the examples come; in float64 all of them must agree.
-ORDERS = {"teacher": 2, "in_step": 1}
+ORDERS = {"teacher": 2, "in_step": 1, "mn": 1}
+Created = tuple[Network, Variables]
 
 
 def examples() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -79,13 +84,13 @@ def order(number: int) -> np.ndarray:
 Train = Callable[[np.ndarray], tuple[list[float], TrainState]]
 
 
-def training(network, variables: Variables, recipe: Recipe, num_devices: int) -> Train:
+def training(network: Network, variables: Variables, recipe: Recipe, num_devices: int) -> Train:
     """Trains on batches in a given order: the losses of its steps, and the state after them."""
     mesh = parallel.data_mesh(num_devices)
     platform = "cpu" if recipe.teacher is None else "gpu"  # writes other gradients
     with mock.patch.object(parallel, "platform_of", return_value=platform):
         program = train_program(network, recipe, mesh)
-    teachers = [parallel.replicate(fold(variables), mesh)] * (recipe.teacher is not None)
+    teachers = [] if recipe.teacher is None else [parallel.replicate(fold(variables), mesh)]
 
     def train(steps: np.ndarray) -> tuple[list[float], TrainState]:
         state, losses = parallel.replicate(init_state(variables), mesh), []
@@ -106,12 +111,13 @@ def compared(losses: list[float], state: TrainState) -> dict:
     return {"losses": losses} | {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
-def in_float64(network, variables: Variables, num_devices: int) -> dict:
-    """What is compared of every recipe and order; "dtype" tells that it was float64 throughout."""
+def in_float64(networks: dict[str, Created], num_devices: int) -> dict:
+    """What is compared of every recipe and order; networks: those of the recipes."""
     arrays = {}
     with jax.enable_x64(True):
-        wide = jax.tree.map(lambda x: np.asarray(x, np.float64), variables)
         for name, recipe in RECIPES.items():
+            network, variables = networks[name]
+            wide = jax.tree.map(lambda x: np.asarray(x, np.float64), variables)
             recipe = dataclasses.replace(recipe, dtype="float64")
             train = training(network, wide, recipe, num_devices)
             for number in range(ORDERS[name]):
@@ -141,11 +147,12 @@ def soft_labels(variables: Variables, num_devices: int, folder: pathlib.Path) ->
 
 def main(folder: pathlib.Path) -> None:
     network, variables = mobilenetv2.create(CLASSES, width=0.1)
+    networks = dict.fromkeys(RECIPES, (network, variables)) | {"mn": mn.create(CLASSES, width=0.1)}
     teacher = small_experiments.able(network, variables)
     for num_devices in (1, 8):
         arrays = {"devices": parallel.data_mesh(num_devices).size}
         arrays |= soft_labels(teacher, num_devices, folder)
-        arrays |= in_float64(network, variables, num_devices)
+        arrays |= in_float64(networks, num_devices)
         np.savez(folder / f"{num_devices}.npz", **arrays)
 
 

@@ -38,7 +38,7 @@ def results(tmp_path_factory):
     return loaded
 
 
-@pytest.mark.parametrize("recipe", ["teacher", "in_step"])
+@pytest.mark.parametrize("recipe", ["teacher", "in_step", "mn"])
 @pytest.mark.parametrize("kind", ["losses", "['weights']", "['moments']"])
 def test_losses_weights_and_gradients_in_float64(results, recipe, kind):
     """In all orders of the examples that were tried; a wrong mean is wrong by percents."""
