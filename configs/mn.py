@@ -1,4 +1,4 @@
-"""New classifiers on EfficientAT's published mn04: weak labels, PSL-10s and PSL-2s.
+"""New classifiers on EfficientAT's published mn04: weak labels, PSL-10s, PSL-5s and PSL-2s.
 
     python -m psl_jax.main --config configs/mn.py --workdir runs/mn \
         --config.data.source_dir=FOLDER --config.teacher=runs/teacher
@@ -20,7 +20,6 @@ def get_config() -> ConfigDict:
     config.set_nested(result, paper_tables.OWN_DATA)
     config.set_nested(result, config.FROM_MN04)
     result.experiments.weak = {"labels": "weak"}
-    for name in ("psl10s", "psl2s"):
-        seconds = config.STUDENTS[name]
+    for name, seconds in config.STUDENTS.items():
         result.experiments[name] = {"labels": "soft", "segment_seconds": seconds}
     return result
