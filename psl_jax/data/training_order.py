@@ -136,9 +136,10 @@ class ClassQueue:
         by_class.append(np.flatnonzero(index.holds_nothing))
         self._by_class = [clips for clips in by_class if len(clips)]
         self._seed = seed
-        # Of the last round, and of each class.
+        # Of the last round, and of each class: twice as many, so that none is dropped between its
+        # turns when others are shuffled again.
         self._turns = functools.lru_cache(1)(self._shuffle_classes)
-        self._queue = functools.lru_cache(len(self._by_class))(self._shuffle_clips)
+        self._queue = functools.lru_cache(2 * len(self._by_class))(self._shuffle_clips)
 
     def clips(self, draws: np.ndarray) -> np.ndarray:
         """The clips of the draws number `draws` [n]: int64 [n]. Fast for draws that follow."""

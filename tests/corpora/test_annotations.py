@@ -374,20 +374,27 @@ def test_formulas_and_whole_numbers(tmp_path):
 @pytest.mark.parametrize(
     ("time", "merged", "message"),
     [
-        (datetime.time(1, 30), None, "row 2: 01:30 is stored as hours and minutes"),
+        (datetime.time(1, 30), None, r"row 2: '01:30 \(hours and minutes\)' is no time"),
         (1.5, "D2:D3", "the cells D2:D3 are merged"),
+        (1.5, None, None),  # the clock's time in another column is no matter
     ],
 )
 def test_what_a_spreadsheet_only_shows(tmp_path, time, merged, message):
     """Who types 1:30 means minutes and seconds; a merged cell shows its value in several rows."""
     book = pytest.importorskip("openpyxl").Workbook()
-    for row in (["filename", "onset", "offset", "label"], ["a.wav", time, time, "dog"], ["a.wav"]):
+    header = ["filename", "onset", "offset", "label", "recorded at"]
+    for row in (header, ["a.wav", time, time, "dog", datetime.time(1, 30)], ["a.wav"]):
         book.active.append(row)
-    book.active["B2"].number_format = book.active["C2"].number_format = "h:mm"
+    book.active["E2"].number_format = "h:mm"
+    if isinstance(time, datetime.time):
+        book.active["B2"].number_format = book.active["C2"].number_format = "h:mm"
     if merged:
         book.active.merge_cells(merged)
     book.save(tmp_path / "e.xlsx")
     touch(tmp_path, "a.wav")
+    if not message:
+        assert events_of(read_annotations(tmp_path, Hints())) == [("a.wav", 1.5, 1.5, "dog")]
+        return
     with pytest.raises(UserError, match=message):
         read_annotations(tmp_path, Hints())
 

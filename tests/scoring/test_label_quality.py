@@ -89,7 +89,7 @@ def test_memory_is_that_of_a_shard():
     index = make_index([50] * 40, 160_000, num_classes=100)
     rows = np.random.default_rng(0).random((50, 10, 100)).astype(np.float16)
     counts = np.full(50, 10, np.int32)
-    labels = types.SimpleNamespace(read_shard=lambda shard: (None, rows, counts), num_bytes=0)
+    labels = types.SimpleNamespace(read_shard=lambda shard: (None, rows, counts))
     tracemalloc.start()
     relabeling.measure_label_quality(labels, index, SECOND)
     _, peak = tracemalloc.get_traced_memory()

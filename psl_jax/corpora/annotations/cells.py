@@ -109,10 +109,10 @@ def read_spreadsheet(path: pathlib.Path) -> Sheet:
         raise UserError(f"{path}: expected one sheet with rows, found {names}. Keep one in a file")
     ((title, rows),) = filled.items()
     cells = [(row, text) for row, cells_of_row in rows for text in cells_of_row if text]
-    texts = [(row, text) for row, text in cells if text.startswith("=")]
+    of_formulas = [(row, text) for row, text in cells if text.startswith("=")]
     num_values = sum(bool(text) for _, cells_of_row in values[title] for text in cells_of_row)
-    if texts and len(cells) - len(texts) == num_values:
-        row, text = texts[0]
+    if of_formulas and len(cells) - len(of_formulas) == num_values:
+        row, text = of_formulas[0]
         raise UserError(
             f"{path}, row {row}: the formula {text!r:.40} has no value. Open and save the file in "
             "a spreadsheet program"
@@ -136,19 +136,16 @@ def _read_sheets(
         sheets[sheet.title] = [
             (row, cells)
             for row, row_cells in enumerate(sheet.iter_rows(), 1)
-            if any(cells := [_spreadsheet_text(path, row, cell) for cell in row_cells])
+            if any(cells := list(map(_spreadsheet_text, row_cells)))
         ]
     book.close()
     return sheets
 
 
-def _spreadsheet_text(path: pathlib.Path, row: int, cell: Any) -> str:
-    """The text of a cell. Raises UserError for 1:30, which may be hours or minutes."""
+def _spreadsheet_text(cell: Any) -> str:
+    """The text of a cell. Who typed 1:30 may mean minutes, so this is no time of an event."""
     if isinstance(cell.value, datetime.time) and "s" not in cell.number_format.lower():
-        raise UserError(
-            f"{path}, row {row}: {cell.value:%H:%M} is stored as hours and minutes. Write seconds, "
-            "as 90, or h:mm:ss"
-        )
+        return f"{cell.value:%H:%M} (hours and minutes)"
     return _cell_text(cell.value)
 
 

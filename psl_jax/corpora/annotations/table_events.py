@@ -133,8 +133,8 @@ class Times:
             plain = text.replace(".", "").replace(",", ".") if self._has_comma else text
             return float(plain.replace(",", ""))
         raise UserError(
-            f"{self._path}, row {row}: {text!r} is no time: expected seconds, as 1.5, or an empty "
-            "cell for none"
+            f"{self._path}, row {row}: {text!r} is no time: expected seconds, as 1.5, h:mm:ss, "
+            "or an empty cell for none"
         )
 
 
@@ -153,8 +153,8 @@ def read_score(text: str) -> float | None:
 
 
 def is_time(text: str) -> bool:
-    """Whether a cell is a number, or h:mm:ss."""
-    return is_number(text) or bool(_CLOCK.fullmatch(text))
+    """Whether a cell is a number, or begins with h:mm:ss or mm:ss."""
+    return is_number(text) or bool(_CLOCK.match(text))
 
 
 def is_number(text: str) -> bool:
