@@ -25,6 +25,7 @@ from psl_jax.runtime.paths import absolute, local_copy, path_of
 INFO_NAME = "dataset_info.json"  # of TFDS; it is written last
 _FEATURES_NAME = "features.json"
 _NAMES_NAME = "labels.labels.txt"
+_TEMPLATE = "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"  # of shards' names, unless given
 
 CLASSES_NAME = "classes.csv"
 UNIONS_NAME = "unions.json"  # splits that are several stored ones together
@@ -291,9 +292,14 @@ def _read_splits(data_dir: str | os.PathLike[str]) -> dict[str, _StoredSplit]:
         stored = {}
         for split in info["splits"]:
             lengths = [int(length) for length in split["shardLengths"]]
-            name = f"{info['name']}-{split['name']}.tfrecord"
-            paths = [folder / f"{name}-{n:05d}-of-{len(lengths):05d}" for n in range(len(lengths))]
-            stored[split["name"]] = _StoredSplit(paths, lengths)
+            template = split.get("filepathTemplate") or _TEMPLATE
+            fields = {"DATASET": info["name"], "SPLIT": split["name"], "FILEFORMAT": file_format}
+            count, names = f"{len(lengths):05d}", []
+            for number in range(len(lengths)):
+                of_all = f"{number:05d}-of-{count}"
+                fields |= {"SHARD_INDEX": f"{number:05d}", "SHARD_X_OF_Y": of_all}
+                names.append(template.format(**fields, NUM_SHARDS=count))
+            stored[split["name"]] = _StoredSplit([folder / name for name in names], lengths)
         return stored
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _make_unreadable_error(folder / INFO_NAME, error) from error
