@@ -1,6 +1,7 @@
 """TFDS data sets that others made: read where they fit, refused by what does not."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -39,12 +40,13 @@ def test_what_fits_is_read(tmp_path):
         data_dir=tmp_path,
     )
     data_dir = split_index_files.find_data_dir(tmp_path)
-    description = data_dir / "dataset_info.json"
+    folder = pathlib.Path(data_dir)
+    description = folder / "dataset_info.json"
     info = json.loads(description.read_text())
     info["splits"][0]["filepathTemplate"] = "{SPLIT}_{SHARD_INDEX}of{NUM_SHARDS}.{FILEFORMAT}"
     description.write_text(json.dumps(info))
-    (shard,) = data_dir.glob("*.tfrecord-*")
-    shard.rename(data_dir / "train_00000of00001.tfrecord")
+    (shard,) = folder.glob("*.tfrecord-*")
+    shard.rename(folder / "train_00000of00001.tfrecord")
     source = Source.open(data_dir, "train")
     index = source.index
     assert index.classes == ("cat", "dog")
