@@ -79,7 +79,7 @@ def main(arguments: argparse.Namespace) -> None:
     seconds: float | str = task.segmentation.seconds
     if arguments.segment_seconds == "whole" and teacher.model:  # which takes clips of any length
         segmentation, seconds = WholeClips.of(index), "whole"
-    if not source.index.is_labelled:
+    if not index.is_labelled:
         raise UserError(
             f"no clip of split {arguments.split!r} has a known label: there is nothing to evaluate "
             "on it. psl-jax relabel scores clips without labels"
@@ -91,7 +91,7 @@ def main(arguments: argparse.Namespace) -> None:
     scoring_cli.print_plan(task, segmentation, scorer=scorer, arguments=arguments, out=out)
     event_settings: dict[str, Any] = {}
     if arguments.events:
-        event_evaluation.check_events(source.index)
+        event_evaluation.check_events(index)
         event_settings = event_evaluation.describe_settings(
             _get_model(teacher), arguments.median_filter
         )
@@ -105,16 +105,7 @@ def main(arguments: argparse.Namespace) -> None:
         "segment_seconds": seconds,
         "dtype": arguments.dtype,
     }
-    if (out / run_files.CONFIG).exists():
-        raise UserError(f"{out} is the folder of a run. Give another --out")
-    if (out / evaluation.METRICS).exists():
-        before = files.read_json(out / evaluation.METRICS)
-        now = made_with | {"clip_ids_sha256": index.ids_sha256}
-        differing = [name for name, value in now.items() if before.get(name) != value]
-        if differing:
-            raise UserError(
-                f"{out} holds results of another {' and '.join(differing)}. Give another --out"
-            )
+    _refuse_other_results(out, made_with | {"clip_ids_sha256": index.ids_sha256})
 
     def write_and_print() -> None:
         events = None
@@ -123,7 +114,7 @@ def main(arguments: argparse.Namespace) -> None:
                 _get_model(teacher), source, event_settings["median_filter"], show_bar=True
             )
         more = made_with | event_settings
-        evaluation.write_results(out, source.index, scores, more, events)
+        evaluation.write_results(out, index, scores, more, events)
         print("\n".join(_describe_metrics(out)))
         if arguments.events or arguments.scores:
             print(f"report: {run_page.write_run_report(out)}")
@@ -135,6 +126,20 @@ def main(arguments: argparse.Namespace) -> None:
             scorer, source, segmentation, arguments.batch_size, "evaluate"
         )
         parallel.run_in_first_process("metrics", write_and_print)
+
+
+def _refuse_other_results(out: pathlib.Path, made_with: Mapping[str, Any]) -> None:
+    """Raises UserError where the folder is a run's, or has an evaluation of something else."""
+    if (out / run_files.CONFIG).exists():
+        raise UserError(f"{out} is the folder of a run. Give another --out")
+    if not (out / evaluation.METRICS).exists():
+        return
+    before = files.read_json(out / evaluation.METRICS)
+    differing = [name for name, value in made_with.items() if before.get(name) != value]
+    if differing:
+        raise UserError(
+            f"{out} holds results of another {' and '.join(differing)}. Give another --out"
+        )
 
 
 def _get_model(teacher: Teacher) -> Model:

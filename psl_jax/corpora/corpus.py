@@ -203,9 +203,11 @@ def load_clip(row: ClipRow, max_seconds: float, rate: int = SAMPLE_RATE) -> Load
             cut_away = {label for _, _, label in row.events} - inside
             labels = tuple(label for label in labels if label not in cut_away)
             if dropped := len(row.labels) - len(labels):
-                what = f"{dropped} of {len(row.labels)} labels have events only after the first "
-                what += f"{seconds:g} s; left out" + ("" if labels else ", and with them the clip")
-                note("label cut away", what)
+                detail = f"{dropped} of {len(row.labels)} labels have events only after the first "
+                detail += f"{seconds:g} s; left out" + (
+                    "" if labels else ", and with them the clip"
+                )
+                note("label cut away", detail)
             if row.labels and not labels:
                 return Loaded(None, tuple(problems))
     clip = Clip(row.id, audio.samples, labels, events, row.unknown)

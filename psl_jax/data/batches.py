@@ -232,13 +232,13 @@ def whole_clip_batches(
         sizes[k] = batch_size(seconds, int((lengths == k).sum()))
     batches = []  # last clip, length, clips
     for low in range(0, len(clips), CLIPS_BETWEEN):
-        part = slice(low, low + CLIPS_BETWEEN)
+        stretch = slice(low, low + CLIPS_BETWEEN)
         for k, size in sizes.items():
-            alike = clips[part][lengths[part] == k]
+            alike = clips[stretch][lengths[stretch] == k]
             for begin in range(0, len(alike), size):
                 batch_clips = alike[begin : begin + size]
                 batches.append((batch_clips[-1], k, batch_clips))
     batches.sort(key=lambda batch: batch[0])  # so that clips are read about in order
 
-    parts = [(segments[k], segments[k].firsts[chosen], sizes[k]) for _, k, chosen in batches]
-    yield from whole_pass(source, parts)
+    numbers = [(segments[k], segments[k].firsts[chosen], sizes[k]) for _, k, chosen in batches]
+    yield from whole_pass(source, numbers)

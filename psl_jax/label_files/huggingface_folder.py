@@ -262,11 +262,19 @@ def _describe_folder(
     )
     with files.atomic_open(folder / "README.md", encoding="utf-8") as file:
         file.write(readme)
-    croissant = {
+    described = {"name": folder.name, "description": description}
+    croissant = _describe_dataset(splits, index.classes, has_audio=has_audio)
+    files.write_json(folder / "croissant.json", described | croissant)
+    return [folder / "README.md", folder / "croissant.json"]
+
+
+def _describe_dataset(
+    splits: Sequence[str], classes: Sequence[str], *, has_audio: bool
+) -> dict[str, Any]:
+    """The nodes of croissant.json: files and rows of each split, and the classes."""
+    return {
         "@context": _CONTEXT,
         "@type": "sc:Dataset",
-        "name": folder.name,
-        "description": description,
         "conformsTo": "http://mlcommons.org/croissant/1.1",
         "distribution": [
             _make_node(
@@ -298,14 +306,12 @@ def _describe_folder(
                 ],
                 data=[
                     {"classes/number": number, "classes/name": name}
-                    for number, name in enumerate(index.classes)
+                    for number, name in enumerate(classes)
                 ],
             ),
-            *(_describe_segments(name, index.num_classes, has_audio=has_audio) for name in splits),
+            *(_describe_segments(name, len(classes), has_audio=has_audio) for name in splits),
         ],
     }
-    files.write_json(folder / "croissant.json", croissant)
-    return [folder / "README.md", folder / "croissant.json"]
 
 
 def _describe_segments(split: str, num_classes: int, *, has_audio: bool) -> dict[str, Any]:

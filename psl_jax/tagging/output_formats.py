@@ -6,7 +6,7 @@ import json
 import os
 import pathlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -210,13 +210,15 @@ class Printer:
         self._is_first = True
 
     def __call__(self, tags: FileTags) -> None:
-        parts = render(tags, self.style, max_tags=self.max_tags, width=self.width)
+        texts: Iterable[str]
         if self.style == "json":  # a line for each file, which any locale can print
-            parts = iter([json.dumps(to_json(tags, self.max_tags)) + "\n"])
+            texts = [json.dumps(to_json(tags, self.max_tags)) + "\n"]
         elif self.style == "csv" and not self._is_first:
-            parts = iter([format_event_rows(tags)])
-        for part in parts:
-            disk_errors.write_output(part)
+            texts = [format_event_rows(tags)]
+        else:
+            texts = render(tags, self.style, max_tags=self.max_tags, width=self.width)
+        for text in texts:
+            disk_errors.write_output(text)
         self._is_first = False
 
 

@@ -88,11 +88,7 @@ def train(
     start = int(state.step)
     is_first = jax.process_index() == 0
     log = metric_log.MetricLog(run_dir, start, active=is_first, loggers=settings.loggers)
-    # Other processes may read the log before the first one has cut off what came after `start`.
-    lines = [line for line in metric_log.read_log(run_dir) if line["step"] <= start]
-    key = metric_log.VALIDATION_MAP
-    maps = [(line["step"], line[key]) for line in lines if key in line]
-    stop = EarlyStop(settings.patience, maps)
+    stop = EarlyStop(settings.patience, _read_validation_maps(run_dir, start))
     if start >= settings.max_steps or stop.is_over:
         log.close()
         return
@@ -143,6 +139,14 @@ def train(
                 raise Preempted(f"{description}, step {step} is saved")
             if is_over:
                 break
+
+
+def _read_validation_maps(run_dir: str, last_step: int) -> list[tuple[int, float]]:
+    """(step, validation mAP) of the log of a run, up to `last_step`."""
+    # Other processes may read the log before the first one has cut off what came after it.
+    lines = [line for line in metric_log.read_log(run_dir) if line["step"] <= last_step]
+    key = metric_log.VALIDATION_MAP
+    return [(line["step"], line[key]) for line in lines if key in line]
 
 
 def _finite_on_host(step: int, state: TrainState) -> TrainState:
