@@ -180,7 +180,9 @@ def test_segments_are_bit_for_bit_what_they_always_were(tmp_path, alpha):
     assert digests == {STORED[alpha]}
 
 
-def test_an_error_in_loading_reaches_the_reader_and_threads_end():
+def test_an_error_in_loading_reaches_the_reader_and_threads_end(monkeypatch):
+    monkeypatch.setattr("psl_jax.data.batches.LOCAL_LOADERS", 4)
+
     class Broken(MemorySource):
         def read(self, clips, starts, counts, rows):
             if 5 in clips:

@@ -1,5 +1,7 @@
 """Clips read from TFRecord shards, in parts and whole, and what is said of damaged ones."""
 
+import os
+
 import audio_files
 import numpy as np
 import pytest
@@ -36,7 +38,17 @@ def read_all(source):
     return list(source.read_whole(np.arange(len(source.index))))
 
 
-def test_any_part_of_any_clip_is_read(source, index):
+@pytest.mark.parametrize("are_in_memory", [True, False])
+def test_any_part_of_any_clip_is_read(source, index, monkeypatch, are_in_memory):
+    preadv = os.preadv
+
+    def read_from_disk(file, buffers, place, flags=0):
+        if flags:
+            raise BlockingIOError("would have to wait")
+        return preadv(file, buffers, place)
+
+    if not are_in_memory:
+        monkeypatch.setattr(os, "preadv", read_from_disk)
     audio, rng = make_audio(index), np.random.default_rng(0)
     for read, expected in zip(read_all(source), audio, strict=True):
         np.testing.assert_array_equal(read, expected)
