@@ -165,6 +165,11 @@ READ = {
         ",filename,onset,offset,label\n0,a.wav,1e-05,1e1,dog\n1,a.wav,2,3,cat\n",
         [("a.wav", 1e-05, 10, "dog"), ("a.wav", 2, 3, "cat")],
     ),
+    "plain: two tables, one behind the other": (
+        "e.csv",
+        "filename,onset,offset,label\na,0,1,dog\nfilename,onset,offset,label\na,1:02,62.5,cat\n",
+        [("a.wav", 0, 1, "dog"), ("a.wav", 62, 62.5, "cat")],
+    ),
     "plain: empty rows before the header": (
         "e.csv",
         "\r\n;;;\r\nfilename;onset;offset;label\r\na;0,5;1;dog\r\n",
@@ -251,6 +256,11 @@ REFUSED = {
         "filename,onset,offset,label\na,0,5,1,5,dog\n",
         "row 2: more cells than the 4 columns",
     ),
+    "a minute of 75 seconds": (
+        "e.csv",
+        "filename,onset,offset,label\na,0:75,0:80,dog\n",
+        "row 2: '0:75' is no time",
+    ),
     "no time": ("e.csv", "filename,onset,offset,label\na,soon,2,dog\n", "row 2: 'soon' is no time"),
     "a label without times": ("e.csv", "filename,onset,offset,label\na,,,dog\n", "row 2: 'dog' wi"),
     "no header": ("e.csv", "a.wav,0.5,1.0,dog\n", "row 1: no column of labels"),
@@ -281,6 +291,16 @@ REFUSED = {
         "row 2: .* is no list of labels",
     ),
     "labels with scores": ("e.csv", "filename,label\na,\"[('dog', 0.9)]\"\n", "no list of labels"),
+    "labels with scores behind them": (
+        "e.csv",
+        "filename,label\na,\na,dog:0.9;cat (0.1)\na,owl 80%\n",
+        "row 3: 'dog:0.9;cat .0.1.' is no list of labels",
+    ),
+    "labels in Cyrillic letters of Windows": (
+        "e.csv",
+        "filename,label\na,Собака\n".encode("cp1251"),
+        "row 2: not a table in UTF-8",
+    ),
     "a number for each class": ("e.csv", "filename,label\na,[0. 1. 1.]\n", "no list of labels"),
     "a time and a duration": (
         "e.csv",
@@ -323,7 +343,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_tables_that_are_refused(tmp_path, case):
     name, content, message = REFUSED[case]
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     touch(tmp_path, "a.wav")
     with pytest.raises(UserError, match=message):
         read_annotations(tmp_path, Hints())
@@ -355,10 +375,13 @@ def test_columns_that_the_user_names_keep_their_unit(tmp_path):
     assert events_of(read_annotations(tmp_path, Hints(columns))) == [("a.wav", 0.5, 1.5, "dog")]
 
 
-def test_formulas_and_whole_numbers(tmp_path):
+@pytest.mark.parametrize("is_array", [False, True])
+def test_formulas_and_whole_numbers(tmp_path, is_array):
     """What no spreadsheet program has computed is nothing yet; pandas writes 7 as 7.0."""
-    book = pytest.importorskip("openpyxl").Workbook()
-    for row in (["filename", "label"], ["a.wav", '="dog"'], ["b.wav", "cat"]):
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    formula = openpyxl.worksheet.formula.ArrayFormula("B2", '="dog"') if is_array else '="dog"'
+    for row in (["filename", "label"], ["a.wav", formula], ["b.wav", "cat"]):
         book.active.append(row)
     book.save(tmp_path / "e.xlsx")
     touch(tmp_path, "a.wav", "b.wav")

@@ -33,9 +33,11 @@ def read_text(path: pathlib.Path) -> str:
     is_utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
     try:
         text = content.decode("utf-16" if is_utf16 else "utf-8-sig")
+        other_letters = "[\0\x80-\x9f]"
     except UnicodeDecodeError:
         text = content.decode("latin-1")
-    if odd := re.search("[\0\x80-\x9f]", text):
+        other_letters = "[\0\x80-\x9f]|[\xa1-\xff]{3}"  # the latter of words in Cyrillic or Chinese
+    if odd := re.search(other_letters, text):
         row = text[: odd.start()].count("\n") + 1
         raise UserError(f"{path}, row {row}: not a table in UTF-8 (or UTF-16). Save it as UTF-8")
     return text
@@ -146,7 +148,7 @@ def _spreadsheet_text(cell: Any) -> str:
     """The text of a cell. Who typed 1:30 may mean minutes, so this is no time of an event."""
     if isinstance(cell.value, datetime.time) and "s" not in cell.number_format.lower():
         return f"{cell.value:%H:%M} (hours and minutes)"
-    return _cell_text(cell.value)
+    return _cell_text(getattr(cell.value, "text", cell.value))  # the text of an array formula
 
 
 def _refuse_merged_cells(path: pathlib.Path, copy: str | os.PathLike[str]) -> None:
@@ -169,9 +171,10 @@ def read_parquet(path: pathlib.Path) -> Sheet:
     with local_copy(path) as copy:
         try:
             table = pyarrow.parquet.read_table(copy)
-        except (OSError, ValueError) as error:
+            values = [column.to_pylist() for column in table.columns]
+        except (OSError, ValueError) as error:  # the latter also of a time in nanoseconds
             raise UserError(f"{path}: no parquet file that can be read: {error}") from error
-    columns = [[_cell_text(value) for value in column.to_pylist()] for column in table.columns]
+    columns = [list(map(_cell_text, values_of_column)) for values_of_column in values]
     rows = [(row, list(cells)) for row, cells in enumerate(zip(*columns, strict=True), 1)]
     return sheet_of(str(path), "", [(0, list(table.column_names)), *rows])
 

@@ -45,6 +45,8 @@ _NUMBERS = re.compile(
     r"\[\s*(?:(?:[01]|\d*\.\d*(?:e[-+]\d+)?|true|false|\.{3})(?:[\s,]+|(?=\]))){2,}\]",
     re.IGNORECASE,
 )
+# Names with their scores, as dog:0.9;cat:0.1 or dog (90 %).
+_SCORED = re.compile(r"[^\W\d_].*[\s:=(,]\s*(?:[01]?[.,]\d+|\d{1,3}\s*%)\W*", re.DOTALL)
 _PRESENCE = {"present", "presence", "ispresent"}
 _ABSENT = re.compile(r"-1|0(?:\.0*)?|f(?:alse)?|no?|absent|not[_ ]?present", re.IGNORECASE)
 _SCALES = dict.fromkeys(("s", "sec", "secs", "seconds", "sekunden"), 1.0)
@@ -79,6 +81,9 @@ def read_plain(sheet: Sheet, hints: Hints) -> TableEvents:
     for row, cells in sheet.rows:
         if not any(cells):
             result.left_out.append((row, "an empty row"))
+            continue
+        if cells == header:  # of several tables, one behind the other
+            result.left_out.append((row, "the header again"))
             continue
         values = {name: cells[number] for name, number in columns.items()}
         if values.get("filename") == "":
@@ -156,13 +161,20 @@ def _check_labels(sheet: Sheet, column: int | None) -> None:
     texts = [(row, cells[column]) for row, cells in sheet.rows] if column is not None else []
     lists = [(row, text) for row, text in texts if LIST.fullmatch(text)]
     are_numbers = all(_NUMBERS.fullmatch(text) for _, text in lists)
+    refused = []
     for row, text in lists:
         between = QUOTED.sub("", text)
         if are_numbers or ":" in between or (between != text and re.search(r"\d", between)):
-            raise UserError(
-                f"{sheet.path}, row {row}: {text!r:.60} is no list of labels. Expected their names "
-                "alone, as ['dog', 'rain'] or dog;rain"
-            )
+            refused.append((row, text))
+    scored = [(row, text) for row, text in texts if _SCORED.fullmatch(text)]
+    if len(scored) == sum(bool(text) for _, text in texts):
+        refused += scored
+    if refused:
+        row, text = refused[0]
+        raise UserError(
+            f"{sheet.path}, row {row}: {text!r:.60} is no list of labels. Expected their names "
+            "alone, as ['dog', 'rain'] or dog;rain"
+        )
 
 
 def _check_whole_recordings(sheet: Sheet, result: TableEvents, columns: Mapping[str, int]) -> None:

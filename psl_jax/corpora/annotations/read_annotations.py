@@ -236,7 +236,7 @@ def _find_recordings(
                 "Call it as its recording, as in yard_01.txt for yard_01.wav"
             )
         detail = f"row {_list_rows(row_numbers)} of {name}: no such recording in the folder"
-        result.problems.append(Problem(file, "missing", detail))
+        result.problems.append(Problem(f"{file:.200}", "missing", detail))  # it may be audio
     for recording, row_numbers in outside.items():
         detail = f"row {_list_rows(row_numbers)} of {name}: {result.tables[0]} does not name this "
         detail += "recording; left out"

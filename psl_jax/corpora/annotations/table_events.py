@@ -15,7 +15,7 @@ _PLAIN_NUMBER = re.compile(r"[-+]?\d+(?:[eE][-+]?\d+)?")
 _WITH_POINT = re.compile(r"[-+]?(?:\d*\.\d+|\d+\.|\d{1,3}(?:,\d{3})+\.\d+)(?:[eE][-+]?\d+)?")
 _WITH_COMMA = re.compile(r"[-+]?(?:\d*,\d+|\d{1,3}(?:\.\d{3})+,\d+)")
 _LIKE_THOUSANDS = re.compile(r"[1-9]\d{0,2},\d{3}")
-_CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:[.,]\d+)?)")
+_CLOCK = re.compile(r"(?:(\d+):(?=[0-5]?\d:))?(\d{1,2}):([0-5]?\d(?:[.,]\d+)?)")
 
 
 @dataclasses.dataclass(frozen=True)
