@@ -47,6 +47,7 @@ class Classifier:
       extractor: its feature extractor.
       output: sigmoid, softmax, or none, of a model that gives probabilities itself.
       context_seconds: length of its input; longer audio has the mean of several. None: any.
+      has_own_code: whether its Python code is not that of transformers.
     """
 
     model: Any
@@ -54,6 +55,7 @@ class Classifier:
     device: Any
     output: str
     context_seconds: float | None
+    has_own_code: bool
 
     @property
     def rate(self) -> int:
@@ -83,9 +85,12 @@ class TorchScorer(HostScorer):
             windows = cut_windows(waveforms, size, hop=max(size // 2, 1))
         rows = windows.reshape(-1, windows.shape[-1])  # of [n, windows, samples]
         features = list(self._pool.map(self._extract, rows))
+        # Of audio longer than that, the code of CED and Dasheng mixes the clips of a batch.
+        is_long = rows.shape[1] > AUDIOSET_SECONDS * self._classifier.rate
+        batch_size = 1 if is_long and self._classifier.has_own_code else self._batch_size
         scores = [
-            self._run_model(features[start : start + self._batch_size])
-            for start in range(0, len(rows), self._batch_size)
+            self._run_model(features[start : start + batch_size])
+            for start in range(0, len(rows), batch_size)
         ]
         means: np.ndarray = np.concatenate(scores).reshape(*windows.shape[:2], -1).mean(axis=1)
         return means
@@ -128,11 +133,16 @@ def load(where: str, *, trust_remote_code: bool = False) -> Teacher:
         device = torch.device("cuda", jax.process_index() % torch.cuda.device_count())
     elif torch.backends.mps.is_available():
         device = torch.device("mps")
-    classes = _find_classes(model.config, place)
-    output = given_output or _find_output(model.config, place)
     seconds, model = _find_context_seconds(extractor), model.float().eval().to(device)
-    classifier = Classifier(model, extractor, device, output, seconds)
-    _check_on_noise(classifier, classes, place, is_output_given=bool(given_output))
+    has_own_code = not type(model).__module__.startswith("transformers.")
+    classifier = Classifier(model, extractor, device, "none", seconds, has_own_code)
+    values = _score_noise(classifier, place)  # [1, classes]
+    classes = _find_classes(model.config, place, values.shape[1])
+    output = given_output or _find_output(model.config, place, len(classes))
+    if not given_output:
+        _refuse_probabilities(values, place, output)
+    check_scores(values if output == "none" else np.clip(values, 0, 1), place)
+    classifier = dataclasses.replace(classifier, output=output)
     return make_teacher(
         "transformers",
         os.path.basename(os.path.normpath(place)),
@@ -194,27 +204,22 @@ def _refuse_foreign_code(folder: str, place: str) -> None:
                     )
 
 
-def _check_on_noise(
-    classifier: Classifier, classes: Sequence[str], place: str, *, is_output_given: bool
-) -> None:
-    """Raises UserError for a model that cannot score noise, or whose outputs are no logits."""
-    scorer = TorchScorer(dataclasses.replace(classifier, output="none"), LabelRule())
+def _score_noise(classifier: Classifier, place: str) -> np.ndarray:
+    """Scores two seconds of noise. Raises UserError for a model that cannot."""
     try:
-        values = scorer.score(make_quiet_noise(1, classifier.rate))
+        return TorchScorer(classifier, LabelRule()).score(make_quiet_noise(1, classifier.rate))
     except Exception as error:
         raise UserError(f"transformers:{place} cannot score 2 s of noise: {error}") from error
-    if values.shape[1] != len(classes):
-        raise UserError(
-            f"transformers:{place} gives {values.shape[1]} values for {len(classes)} classes: is "
-            "it an encoder, without a classifier?"
-        )
-    if not is_output_given and values.min() >= 0 and values.max() <= 1:
+
+
+def _refuse_probabilities(values: np.ndarray, place: str, output: str) -> None:
+    """Raises UserError where the values for noise are no logits."""
+    if values.min() >= 0 and values.max() <= 1:
         raise UserError(
             f"transformers:{place} gives {values.min():.2g} to {values.max():.2g} for noise, which "
             f"look like probabilities. If they are, name the teacher transformers:{place}:none; "
-            f"else transformers:{place}:{classifier.output}"
+            f"else transformers:{place}:{output}"
         )
-    check_scores(values if classifier.output == "none" else np.clip(values, 0, 1), place)
 
 
 def is_repository(where: str) -> bool:
@@ -252,16 +257,32 @@ def _hash_files(folder: str) -> list[str]:
     return [f"{path.name} {files.compute_sha256(path)}" for path in paths]
 
 
-def _find_classes(config: Any, place: str) -> tuple[str, ...]:
-    """Finds the names in id2label; of LABEL_0, LABEL_1, ... those of a list, or AudioSet's."""
-    names = [str(config.id2label[number]) for number in range(len(config.id2label))]
+def _find_classes(config: Any, place: str, width: int) -> tuple[str, ...]:
+    """Finds the names of `width` classes in id2label, or in a list beside the model; or AudioSet's.
+
+    Names are AudioSet's, too, where they end before its first comma: CED's code reads them so, and
+    has three classes "Inside".
+    """
+    id2label = config.id2label or {}
+    names = [str(id2label[number]) for number in range(len(id2label))]
+    if names and len(names) != width:
+        raise UserError(
+            f"transformers:{place} gives {width} values for {len(names)} classes: is it an "
+            "encoder, without a classifier?"
+        )
     if all(re.fullmatch(r"LABEL_\d+", name) for name in names):
-        return class_lists.classes_beside(os.path.normpath(place), len(names))
+        return class_lists.classes_beside(os.path.normpath(place), width)
+    audioset = class_lists.audioset_classes()
+    if width == len(audioset) and all(
+        name in (full_name, full_name.partition(",")[0])
+        for name, full_name in zip(names, audioset, strict=True)
+    ):
+        return audioset
     return tuple(map(class_lists.clean_name, names))
 
 
-def _find_output(config: Any, place: str) -> str:
-    if config.problem_type is None and len(config.id2label) == len(class_lists.audioset_classes()):
+def _find_output(config: Any, place: str, num_classes: int) -> str:
+    if config.problem_type is None and num_classes == len(class_lists.audioset_classes()):
         return "sigmoid"  # as AST's published file lacks it
     if config.problem_type not in _OUTPUTS:
         raise UserError(

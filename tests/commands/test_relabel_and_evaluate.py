@@ -3,14 +3,15 @@
 import csv
 import dataclasses
 import json
+import os
 import shutil
 import signal
 import subprocess
+import sys
+import time
 
-import forked_python
 import jax
 import numpy as np
-import places
 import pytest
 import synthetic_data
 
@@ -18,7 +19,7 @@ from psl_jax import UserError
 from psl_jax import config as config_lib
 from psl_jax.audio.segments import Segmentation
 from psl_jax.commands import evaluate, relabel
-from psl_jax.data import split_index_files
+from psl_jax.data import label_manifest, split_index_files
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.source import Source
 from psl_jax.experiments import experiment
@@ -30,6 +31,8 @@ from psl_jax.scoring.scorer import Scorer
 from psl_jax.weights import orbax_folder
 from psl_jax.weights.load_model import load_model
 
+BEAM = "--beam_options=--runner=DirectRunner"
+TWO_WORKERS = "--direct_num_workers=2 --direct_running_mode=multi_processing"
 CLASSES = ("class 0", "class 1", "class 2")  # of synthetic_data.make_index
 
 
@@ -238,42 +241,62 @@ def test_wrong_arguments_are_told_plainly(folder, tmp_path, arguments, told, cap
     assert not list(tmp_path.iterdir())
 
 
-# A relabeling that is killed once it has written a shard.
-KILLED = """
-import os, signal, sys
-from small_network import SHALLOW
-from psl_jax.commands import relabel
-from psl_jax.networks import mobilenetv2
-from psl_jax.scoring import relabeling
+def test_beam_completes_what_relabel_began(folder, tmp_path):
+    pytest.importorskip("apache_beam", reason="needs Apache Beam")
+    arguments = (folder / "same", folder / "data", "--split=eval", "--segment_seconds=0.5")
+    run(relabel, *arguments, f"--out={tmp_path / 'whole'}")
+    written = read_files(tmp_path / "whole")
+    (tmp_path / "begun").mkdir()
+    for name in (min(written), "manifest.json"):
+        shutil.copy(tmp_path / "whole" / name, tmp_path / "begun")
+    assert label_manifest.missing_shards(tmp_path / "begun")
+    run(relabel, *arguments, f"--out={tmp_path / 'begun'}", BEAM)
+    assert read_files(tmp_path / "begun") == written
 
-def relabel_and_die(*arguments, shards, relabel=relabeling.relabel, **settings):
-    relabel(*arguments, shards=shards, **settings)
-    if shards:
-        os.kill(os.getpid(), signal.SIGKILL)
 
-relabeling.relabel, mobilenetv2.INVERTED_RESIDUALS = relabel_and_die, SHALLOW
-relabel.main(relabel.parse(["relabel", *sys.argv[1:]]))
+# A teacher that kills the first process in which it scores segments, which last half a second.
+DEADLY = """
+import os, pathlib, signal
+import numpy as np
+
+def tag(waves):
+    if waves.shape[1] == 8000:
+        try:
+            pathlib.Path(__file__).with_name("killed").touch(exist_ok=False)
+            os.kill(os.getpid(), signal.SIGKILL)
+        except FileExistsError:
+            pass
+    return np.abs(waves).mean(axis=1, keepdims=True) * np.float32([0.1, 0.2, 0.3])
+
+tag.classes = ["class 0", "class 1", "class 2"]
 """
 
 
-def test_beam_and_relabel_continue_each_other(folder, tmp_path):
-    """Either writes the same bytes, also of what a killed worker or the other left out."""
+def test_what_a_killed_beam_worker_left_is_completed(folder, tmp_path, monkeypatch):
+    """One of two workers is killed; relabel or Beam writes what is missing, to the same bytes."""
     pytest.importorskip("apache_beam", reason="needs Apache Beam")
-    arguments = (folder / "same", folder / "data", "--split=eval", "--segment_seconds=0.5")
-    beam = "--beam_options=--runner=DirectRunner"
+    (tmp_path / "deadly_teacher.py").write_text(DEADLY)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    arguments = ["python:deadly_teacher:tag", str(folder / "data"), "--split=eval"]
+    arguments += ["--segment_seconds=0.5"]
+    command = [sys.executable, "-m", "psl_jax", "relabel", *arguments]
+    command += [f"--out={tmp_path / 'by_beam'}", f"{BEAM} {TWO_WORKERS}"]
+    pipeline = subprocess.Popen(command, start_new_session=True)
+    try:
+        while not (tmp_path / "killed").exists():
+            assert pipeline.poll() is None
+            time.sleep(0.1)
+    finally:
+        os.killpg(pipeline.pid, signal.SIGKILL)  # it would wait for the killed worker without end
+        pipeline.wait()
+    assert label_manifest.missing_shards(tmp_path / "by_beam")
+    shutil.copytree(tmp_path / "by_beam", tmp_path / "by_relabel")
     run(relabel, *arguments, f"--out={tmp_path / 'whole'}")
-    expected = {path.name: path.read_bytes() for path in (tmp_path / "whole").iterdir()}
-    shards = {name for name in expected if name.startswith("labels")}
-    command = [forked_python.path(), "-c", KILLED, *map(str, arguments)]
-    command += [f"--out={tmp_path / 'killed'}", beam]
-    killed = subprocess.run(command, capture_output=True, cwd=places.HELPERS)
-    assert killed.returncode == -signal.SIGKILL
-    assert len(shards & {path.name for path in (tmp_path / "killed").iterdir()}) == 1
-    (tmp_path / "begun").mkdir()
-    for name in (min(shards), "manifest.json"):
-        shutil.copy(tmp_path / "whole" / name, tmp_path / "begun")
-    shutil.copytree(tmp_path / "killed", tmp_path / "by_relabel")
-    for name, options in (("by_relabel", ()), ("killed", (beam,)), ("begun", (beam,))):
+    for name, options in (("by_relabel", ()), ("by_beam", (BEAM,))):
         run(relabel, *arguments, f"--out={tmp_path / name}", *options)
-        written = {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
-        assert written == expected, name
+        assert read_files(tmp_path / name) == read_files(tmp_path / "whole"), name
+
+
+def read_files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}

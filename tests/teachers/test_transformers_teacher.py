@@ -148,6 +148,8 @@ def make_noise(num_rows: int, seconds: float) -> np.ndarray:
     ("network", "rate", "data_rate", "seconds", "output"),
     [
         ("ast", 16_000, 32_000, 2.0, "sigmoid"),
+        ("ast", 16_000, 32_000, 5.0, "sigmoid"),
+        ("ast", 16_000, 32_000, 10.0, "sigmoid"),
         ("ast", 32_000, 16_000, 5.0, "sigmoid"),
         ("ast", 16_000, 16_000, 10.0, "softmax"),
         ("wav2vec2", 16_000, 32_000, 1.0, "softmax"),
@@ -191,6 +193,19 @@ def test_longer_audio_than_the_extractor_keeps_is_scored_in_windows(tmp_path):
     np.testing.assert_allclose(score(teacher, audio)[0], expected, atol=1e-5)
 
 
+def test_long_audio_of_own_code_is_scored_alone(tmp_path):
+    """CED's code mixes the clips of a batch that are longer than 10 s."""
+    name = open_teacher.parse_name(save_own_code(tmp_path / "model"))
+    scorer = open_teacher.load_teacher(name, trust_remote_code=True).make_scorer()
+    batch_sizes = []
+    scorer._classifier.model.register_forward_hook(
+        lambda module, inputs, outputs: batch_sizes.append(len(outputs.logits))
+    )
+    for seconds in (10.0, 10.5):
+        scorer.score(make_noise(2, seconds) / np.float32(32_768))
+    assert batch_sizes == [2, 1, 1]
+
+
 def test_what_makes_probabilities(tmp_path):
     name = save(tmp_path / "few", "ast")
     with pytest.raises(UserError, match=r"problem_type of its config.json is None.*few:softmax"):
@@ -218,6 +233,23 @@ def test_what_makes_probabilities(tmp_path):
     assert open_teacher.load_teacher(open_teacher.parse_name(f"{many}/")).classes == reversed_names
     with pytest.raises(UserError, match="expected a folder, or USER/NAME"):
         open_teacher.open_teacher("transformers:nowhere", NAMES)
+
+
+def test_names_that_code_cuts_or_leaves_out(tmp_path):
+    """As CED's does: it cuts AudioSet's names at the first comma, and names no other classes."""
+    cut_names = dict(enumerate(name.partition(",")[0] for name in audioset_classes()))
+    assert len(set(cut_names.values())) < 527
+    name = save(tmp_path / "cut", "ast", id2label=cut_names)
+    assert open_teacher.load_teacher(open_teacher.parse_name(name)).classes == audioset_classes()
+    name = open_teacher.parse_name(save_own_code(tmp_path / "nameless"))
+    code = tmp_path / "nameless/loud.py"
+    text = code.read_text().replace("config.num_labels", "3")
+    code.write_text(text.replace("self.post_init()", "self.post_init(); config.id2label = None"))
+    with pytest.raises(UserError, match=r"3 classes and does not name them: .*nameless\.classes"):
+        open_teacher.load_teacher(name, trust_remote_code=True)
+    (tmp_path / "nameless.classes.csv").write_text("label\nRain\nDog\nCat\n")
+    teacher = open_teacher.load_teacher(name, trust_remote_code=True)
+    assert teacher.classes == ("Rain", "Dog", "Cat")
 
 
 def test_random_weights_and_code_from_elsewhere_are_refused(tmp_path):
