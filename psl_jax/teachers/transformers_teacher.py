@@ -264,12 +264,13 @@ def _find_classes(config: Any, place: str, width: int) -> tuple[str, ...]:
     has three classes "Inside".
     """
     id2label = config.id2label or {}
-    names = [str(id2label[number]) for number in range(len(id2label))]
-    if names and len(names) != width:
+    if id2label and sorted(id2label) != list(range(width)):
         raise UserError(
-            f"transformers:{place} gives {width} values for {len(names)} classes: is it an "
-            "encoder, without a classifier?"
+            f"transformers:{place} gives {width} values, and id2label of its config.json has "
+            f"{len(id2label)} classes, {min(id2label)} to {max(id2label)}: expected 0 to "
+            f"{width - 1}. Is it an encoder, without a classifier?"
         )
+    names = [str(id2label[number]) for number in sorted(id2label)]
     if all(re.fullmatch(r"LABEL_\d+", name) for name in names):
         return class_lists.classes_beside(os.path.normpath(place), width)
     audioset = class_lists.audioset_classes()

@@ -241,6 +241,9 @@ def test_names_that_code_cuts_or_leaves_out(tmp_path):
     assert len(set(cut_names.values())) < 527
     name = save(tmp_path / "cut", "ast", id2label=cut_names)
     assert open_teacher.load_teacher(open_teacher.parse_name(name)).classes == audioset_classes()
+    name = save(tmp_path / "from_one", "wav2vec2", id2label=dict(enumerate(NAMES, start=1)))
+    with pytest.raises(UserError, match=r"3 values, .* has 3 classes, 1 to 3: expected 0 to 2"):
+        open_teacher.load_teacher(open_teacher.parse_name(name))
     name = open_teacher.parse_name(save_own_code(tmp_path / "nameless"))
     code = tmp_path / "nameless/loud.py"
     text = code.read_text().replace("config.num_labels", "3")
