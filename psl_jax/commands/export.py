@@ -21,7 +21,7 @@ import numpy as np
 
 from psl_jax.exporting import check
 from psl_jax.exporting.check import Differences
-from psl_jax.exporting.formats import FORMATS, describe, format_named
+from psl_jax.exporting.formats import FORMATS, describe
 from psl_jax.networks.class_lists import read_classes
 from psl_jax.networks.trained_model import Model
 from psl_jax.runtime import cli_entry, disk_errors, distributed, files
@@ -55,7 +55,7 @@ def export(
     Raises UserError, and leaves nothing behind, where the file differs too much from the model, or
     where a library is missing.
     """
-    form, out = format_named(name), path_of(out)
+    form, out = FORMATS[name], path_of(out)
     if is_remote(out):
         with tempfile.TemporaryDirectory(prefix="psl_jax-") as folder:
             local = pathlib.Path(folder) / out.name

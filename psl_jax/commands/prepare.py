@@ -1,7 +1,6 @@
 """Prepares recordings and their labels as a data set, and reports problems.
 
     psl-jax prepare --corpus audioset --source_dir AUDIO --data_dir DATA
-    psl-jax prepare --describe DATA
 
 Recordings (files, tars, parquet, HDF5; of any rate and number of channels) become mono TFRecord
 clips at 16 or 32 kHz (--sample_rate). docs/DATA.md describes what each corpus should look like. The
@@ -14,11 +13,9 @@ settings; 75 after SIGTERM.
 import argparse
 from collections.abc import Sequence
 
-import numpy as np
 from absl import logging
 
-from psl_jax.audio.segments import RATES, SAMPLE_RATE
-from psl_jax.data import split_index_files
+from psl_jax.audio.segments import RATES
 from psl_jax.data.settings import DataSettings
 from psl_jax.preparing import preparation_report, prepare_corpus
 from psl_jax.runtime import cli_entry, settings
@@ -30,11 +27,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     _add_options(parser)
     _add_corpus_options(parser)
     result = parser.parse_args(arguments[1:])
-    if not result.describe and not (result.corpus and result.source_dir and result.data_dir):
-        parser.error("give --corpus, --source_dir and --data_dir, or --describe")
-    own_options = prepare_corpus.OPTIONS_OF.get(result.corpus, ())
+    own_options = prepare_corpus.OPTIONS_OF[result.corpus]
     for name in sorted(set().union(*prepare_corpus.OPTIONS_OF.values()) - set(own_options)):
-        if result.corpus and getattr(result, name) is not None:
+        if getattr(result, name) is not None:
             parser.error(
                 f"--{name} is no option of {result.corpus}, which has "
                 + ", ".join(f"--{option}" for option in own_options)
@@ -45,23 +40,19 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
-        "--describe",
-        metavar="DIR",
-        help="folder of a prepared data set (or its --data_dir if that holds only one): print what "
-        "is in it",
-    )
-    add(
         "--corpus",
+        required=True,
         choices=prepare_corpus.RECORDED_CORPORA,
-        help="corpus to prepare; own_data: your own recordings (required, except with --describe)",
+        help="corpus to prepare; own_data: your own recordings (required)",
     )
-    about = "folder of the recordings and their label tables (required with --corpus)"
-    add("--source_dir", metavar="DIR", help=about)
+    about = "folder of the recordings and their label tables (required)"
+    add("--source_dir", required=True, metavar="DIR", help=about)
     add(
         "--data_dir",
+        required=True,
         metavar="DIR",
         help="folder for prepared data; the data set goes into CORPUS/SETTINGS/1.0.0 below it "
-        "(required with --corpus)",
+        "(required)",
     )
     add(
         "--max_missing",
@@ -115,11 +106,8 @@ def _add_corpus_options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Prepares or describes; returns the exit status."""
+    """Prepares, and prints the report; returns the exit status."""
     logging.set_verbosity(logging.WARNING)  # TFDS tells of every file that it reads
-    if arguments.describe:
-        print("\n".join(_describe(split_index_files.find_data_dir(arguments.describe))))
-        return 0
     builder = prepare_corpus.make_builder(arguments)
     existed = builder.is_prepared()
     report = builder.prepare(arguments.beam_options)
@@ -136,25 +124,3 @@ def main(arguments: argparse.Namespace) -> int:
             f"as more clips are missing than --max_missing={limit:g} allows: {', '.join(above)}"
         )
     return 1 if above else 0
-
-
-def _describe(data_dir: str) -> list[str]:
-    """Describes a data set in lines: its splits, the largest first, and the clips of each class."""
-    names = split_index_files.splits(data_dir)
-    indices = [split_index_files.load_index(data_dir, name) for name in names]
-    indices.sort(key=len, reverse=True)
-    lines = [data_dir]
-    for index in indices:
-        low, middle, high = np.percentile(index.num_samples / SAMPLE_RATE, (0, 50, 100))
-        num_events = 0 if index.event_values is None else len(index.event_values)
-        lines.append(
-            f"{index.split}: {len(index):,} clips, {index.hours:.2f} h, {num_events:,} events, "
-            f"seconds a clip (min / median / max): {low:.2f} / {middle:.2f} / {high:.2f}"
-        )
-    lines.append("\n" + "  ".join(f"{index.split:>9}" for index in indices) + "  clips with")
-    counts = np.stack([index.class_counts() for index in indices], axis=1)  # [classes, splits]
-    # The most frequent in the largest split come first.
-    for label in sorted(range(len(counts)), key=lambda k: (*(-counts[k]).tolist(), k)):
-        classes = indices[0].classes
-        lines.append("  ".join([*(f"{count:9d}" for count in counts[label]), classes[label]]))
-    return lines

@@ -1,22 +1,30 @@
-"""The formats of exports: how each is written and run, and the metadata that all of them carry."""
+"""The formats of exports: how each is written and run, and the metadata that all of them carry.
+
+StableHLO is a program that JAX and other runtimes can run:
+
+    exported = jax.export.deserialize(pathlib.Path("psl2s.stablehlo").read_bytes())
+    clip, frames = exported.call(waveforms)
+"""
 
 import dataclasses
-import importlib
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
+from jax import export
 
 import psl_jax
-from psl_jax.exporting.check import Runner, make_flax_runner
+from psl_jax.exporting import to_onnx, to_tflite
+from psl_jax.exporting.check import EXPORTED, Runner, make_flax_runner
+from psl_jax.networks.folding import JaxOperations, frame_probabilities
 from psl_jax.networks.trained_model import Model
 from psl_jax.runtime import files
 from psl_jax.weights import orbax_folder, pytorch_file
 from psl_jax.weights.safetensors_file import read_safetensors, write_safetensors
 
-GRAPHS = ("stablehlo", "onnx", "tflite")
-FORMATS = ("orbax", "safetensors", *GRAPHS, "torch")
+_PLATFORMS = ("cpu", "cuda", "tpu")  # that StableHLO is for
 
 
 class Format(NamedTuple):
@@ -24,24 +32,6 @@ class Format(NamedTuple):
 
     write: Callable[[pathlib.Path, Model, Mapping[str, Any]], None]
     load: Callable[[pathlib.Path], Runner]
-
-
-def format_named(name: str) -> Format:
-    """Imports what a format needs of this package; its libraries are imported when used."""
-    if name in GRAPHS:
-        module = importlib.import_module(f"psl_jax.exporting.to_{name}")
-        return Format(module.write, module.load)
-    if name == "torch":
-        return Format(_write_torch, load_torch)
-    if name == "orbax":
-        return Format(
-            lambda path, model, info: orbax_folder.save_model(path, model.variables, dict(info)),
-            lambda path: make_flax_runner(orbax_folder.read_model(path)),
-        )
-    return Format(
-        lambda path, model, info: write_safetensors(path, model.variables, info),
-        lambda path: make_flax_runner(read_safetensors(path)),
-    )
 
 
 def describe(model: Model, licence: str | None, *, quantized: bool = False) -> dict[str, Any]:
@@ -82,3 +72,44 @@ def load_torch(path: pathlib.Path) -> Runner:
             return [output.numpy() for output in model(torch.from_numpy(audio))]
 
     return run
+
+
+def _write_stablehlo(path: pathlib.Path, model: Model, info: Mapping[str, Any]) -> None:
+    """Writes the program for all of _PLATFORMS, and `info` beside it: JAX's file has no metadata.
+
+    It takes waveforms [batch, samples] in [-1, 1], and returns clip and frame probabilities.
+    """
+    network, front_end = model.folded, model.info.exported_front_end
+
+    def compute_probabilities(audio: jax.Array) -> tuple[jax.Array, jax.Array]:
+        features = front_end(audio, platform=EXPORTED)
+        frames = frame_probabilities(network, features, JaxOperations())
+        return frames.mean(axis=1), frames
+
+    limits = ["batch >= 1", f"samples >= {front_end.least_samples}"]
+    shape = export.symbolic_shape("batch, samples", constraints=limits)
+    program = export.export(jax.jit(compute_probabilities), platforms=_PLATFORMS)
+    path.write_bytes(program(jax.ShapeDtypeStruct(shape, np.float32)).serialize())
+    files.write_json(pytorch_file.find_sidecar(path), dict(info))
+
+
+def _load_stablehlo(path: pathlib.Path) -> Runner:
+    exported = export.deserialize(bytearray(path.read_bytes()))
+    call = jax.jit(exported.call)
+    return lambda audio: [np.asarray(x) for x in call(audio)]
+
+
+FORMATS = {  # libraries of other runtimes are imported when they are used
+    "orbax": Format(
+        lambda path, model, info: orbax_folder.save_model(path, model.variables, dict(info)),
+        lambda path: make_flax_runner(orbax_folder.read_model(path)),
+    ),
+    "safetensors": Format(
+        lambda path, model, info: write_safetensors(path, model.variables, info),
+        lambda path: make_flax_runner(read_safetensors(path)),
+    ),
+    "stablehlo": Format(_write_stablehlo, _load_stablehlo),
+    "onnx": Format(to_onnx.write, to_onnx.load),
+    "tflite": Format(to_tflite.write, to_tflite.load),
+    "torch": Format(_write_torch, load_torch),
+}

@@ -41,11 +41,8 @@ _STYLE_COLOURS = {
     "ytick.color": SOFT,
 }
 
-Rows = Sequence[Sequence[Any]]
-
-
 class Caption(NamedTuple):
-    """Name of a figure's files (without ending), title above it, and what to know to read it."""
+    """Name of a figure's file (without ending), title above it, and what to know to read it."""
 
     name: str
     title: str
@@ -58,7 +55,6 @@ class Figure:
 
     Attributes:
       name, title, note: see Caption.
-      rows: its numbers as a table, the header first.
       plot: draws it on matplotlib's axes.
       height: in points, without the legend.
     """
@@ -66,7 +62,6 @@ class Figure:
     name: str
     title: str
     note: str
-    rows: Rows
     plot: "Callable[[Axes], None]"
     height: float = _HEIGHT
 
@@ -106,28 +101,17 @@ class Figure:
         return canvas
 
 
-def write(folder: pathlib.Path, figures: Sequence[Figure]) -> None:
-    """Writes FIGURE.csv and FIGURE.png of each."""
-    for figure in figures:
-        files.write_csv(folder / f"{figure.name}.csv", figure.rows[0], figure.rows[1:])
-        figure.save(folder / f"{figure.name}.png")
-
-
 # --- Kinds ----------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """A line through `points` (x, y).
-
-    Those of `marks` are drawn as diamonds. A `faint` line stands in the background.
-    """
+    """A line through `points` (x, y); those of `marks` are drawn as diamonds."""
 
     name: str
     points: Sequence[tuple[float, float]]
     colour: int = 0
     marks: Sequence[tuple[float, float]] = ()
-    faint: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,11 +141,10 @@ def lines(
                 *_columns_of(line_series.points),
                 color=colour,
                 linestyle=line_style_of(line_series.colour),
-                linewidth=1 if line_series.faint else 1.8,
-                alpha=0.4 if line_series.faint else 1,
+                linewidth=1.8,
                 label=_short(line_series.name) if len(series) > 1 or line_series.marks else None,
             )
-            if not line_series.faint and len(line_series.points) <= 12:
+            if len(line_series.points) <= 12:
                 _dots(axes, line_series.points, colour)
             if line_series.marks:
                 kwargs = {"marker": "D", "markersize": 6.5, "markerfacecolor": PAGE}
@@ -171,9 +154,7 @@ def lines(
             axes.set_yscale("log")
         _frame(axes, x_label, y_label)
 
-    rows: list[Sequence[Any]] = [("series", x_label, y_label)]
-    rows += [(line.name, x, y) for line in series for x, y in line.points]
-    return Figure(*caption, rows, plot)
+    return Figure(*caption, plot)
 
 
 def columns(
@@ -195,9 +176,7 @@ def columns(
         axes.set_xticks(range(len(categories)), categories)
         _frame(axes, x_label, y_label, categories=True)
 
-    header = (x_label, *(f"{name}: {y_label}" for name, _, _ in series))
-    rows = [header, *zip(categories, *(values for _, values, _ in series), strict=True)]
-    return Figure(*caption, rows, plot)
+    return Figure(*caption, plot)
 
 
 def bars(caption: Caption, bars: Sequence[Bar], *, x_label: str) -> Figure:
@@ -219,9 +198,7 @@ def bars(caption: Caption, bars: Sequence[Bar], *, x_label: str) -> Figure:
         _row_names(axes, [bar.name for bar in bars])
         _frame(axes, x_label)
 
-    rows: list[Sequence[Any]] = [("name", x_label, f"paper: {x_label}")]
-    rows += [(bar.name, bar.value, bar.reference) for bar in bars]
-    return Figure(*caption, rows, plot, 70 + max(32 * len(bars), 64))
+    return Figure(*caption, plot, 70 + max(32 * len(bars), 64))
 
 
 def colour_of(number: int) -> str:

@@ -10,13 +10,13 @@ from psl_jax.reporting import figures
 from psl_jax.reporting.figures import Bar, Caption, Figure, Series
 from psl_jax.training.metric_log import LOSS, VALIDATION_MAP
 
-_MAX_POINTS = 500
+_MOST_POINTS = 100  # of a curve of losses
 _MAX_LABELS = 9  # clips with more labels are counted together
 
 # The baseline and the teacher keep their colours in every figure; the students share the others.
 _WEAK, _TEACHER, _STUDENTS = 1, 5, (0, 2, 3, 4)
 
-Curve = list[tuple[int, float]]
+Curve = list[tuple[float, float]]  # (step, value)
 Logs = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
@@ -43,13 +43,10 @@ def training(log: Sequence[Mapping[str, Any]], best: Curve) -> list[Figure]:
     """Loss, and validation mAP with the checkpoints `best` marked."""
     drawn = []
     if loss := curve(log, LOSS):
-        smooth = smoothed(loss)
-        lines = [Series("loss", thinned(smooth))]
         note = "Binary cross-entropy, a mean over classes."
-        if smooth != loss:
-            lines.insert(0, Series("as logged", thinned(loss), faint=True))
-            note += " Smoothed; faint: as logged."
-        drawn.append(loss_figure(lines, note))
+        if len(loss) > _MOST_POINTS:
+            note += " Each point is a mean over the steps before it."
+        drawn.append(loss_figure([Series("loss", condensed(loss))], note))
     if scores := _percents(curve(log, VALIDATION_MAP)):
         note = "The marked checkpoints are averaged into the final model."
         line = Series("mAP", scores, 2, _percents(best))
@@ -81,22 +78,12 @@ def _percents(points: Curve) -> Curve:
     return [(step, 100 * value) for step, value in points]
 
 
-def smoothed(points: Curve) -> Curve:
-    """Centred running mean over a thirtieth of the curve; short curves stay as they are."""
-    reach = len(points) // 60
-    if not reach:
+def condensed(points: Curve) -> Curve:
+    """Means over neighbours of a curve of more than _MOST_POINTS, each at its last step."""
+    if len(points) <= _MOST_POINTS:
         return points
-    window, values = np.ones(2 * reach + 1), np.array([v for _, v in points], np.float64)
-    sums, counts = (np.convolve(x, window, "same") for x in (values, np.ones(len(values))))
-    means = sums / counts
-    return [(step, float(m)) for (step, _), m in zip(points, means, strict=True)]
-
-
-def thinned(points: Curve) -> Curve:
-    if len(points) <= _MAX_POINTS:
-        return points
-    chosen = np.unique(np.linspace(0, len(points) - 1, _MAX_POINTS).astype(int))
-    return [points[i] for i in chosen]
+    groups = np.array_split(np.array(points), _MOST_POINTS)
+    return [(float(group[-1, 0]), float(group[:, 1].mean())) for group in groups]
 
 
 # --- Experiments of a suite -----------------------------------------------------------------------
@@ -133,10 +120,10 @@ def curves(logs: Logs, whose: str = "") -> list[Figure]:
             f"was trained on these.{whose}"
         )
         drawn.append(map_figure("Validation mAP while training", note, lines))
-    losses = {name: smoothed(curve(log, LOSS)) for name, log in logs.items()}
+    losses = {name: condensed(curve(log, LOSS)) for name, log in logs.items()}
     if lines := _lines(losses, colour):
         note = (
-            "Binary cross-entropy, smoothed. Against labels of different kinds it does not say "
+            "Binary cross-entropy. Against labels of different kinds it does not say "
             f"which experiment is better.{whose}"
         )
         drawn.append(loss_figure(lines, note))
@@ -144,7 +131,7 @@ def curves(logs: Logs, whose: str = "") -> list[Figure]:
 
 
 def _lines(points: Mapping[str, list[Any]], colour: Mapping[str, int]) -> list[Series]:
-    return [Series(name, thinned(line), colour[name]) for name, line in points.items() if line]
+    return [Series(name, line, colour[name]) for name, line in points.items() if line]
 
 
 # --- Soft labels ----------------------------------------------------------------------------------

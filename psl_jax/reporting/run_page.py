@@ -44,7 +44,8 @@ def write_run_report(
     quality, notes = _read(run_dir / LABEL_QUALITY), _read(run_dir / NOTES, list)
     log, classes = read_log(run_dir), read_classes(run_dir / PER_CLASS)
     classes.sort(key=lambda row: (row["AP"] is None, -(row["AP"] or 0), row["class"]))
-    best = best_checkpoints(log, (metrics or {}).get("averaged_steps", ()))
+    averaged_steps = (metrics or {}).get("averaged_steps", ())
+    best = [p for p in result_figures.curve(log, VALIDATION_MAP) if p[0] in averaged_steps]
     context = {
         "title": str((config or {}).get("name") or run_dir.resolve().name),
         "tiles": _run_tiles(metrics or {}, log, best),
@@ -61,34 +62,14 @@ def write_run_report(
     return render("run.html.jinja", run_dir / REPORT_NAME, context)
 
 
-def best_checkpoints(
-    log: Sequence[Mapping[str, Any]], averaged_steps: Sequence[int]
-) -> list[tuple[int, float]]:
-    """(step, validation mAP) of the checkpoints that are averaged, in order."""
-    return [p for p in result_figures.curve(log, VALIDATION_MAP) if p[0] in averaged_steps]
-
-
 def _run_tiles(
-    metrics: Mapping[str, Any], log: Sequence[Mapping[str, Any]], best: Sequence[Any]
-) -> list[tuple[Any, ...]]:
-    """(name, value, unit, remark) of the headline numbers."""
-    tiles = []
-    if metrics.get("mAP") is not None:
-        scored = metrics.get("num_classes_scored")
-        remark = "" if scored is None else f"mean over {scored:,} classes"
-        tiles.append(("mAP", percent(metrics["mAP"]), "%", remark))
-        remark = f"mean AUC {decimal(metrics.get('AUC'), 4)}"
-        tiles.append(("d′", decimal(metrics.get("d_prime")), "", remark))
-        remark = "every label weighs the same"
-        tiles.append(("lwlrap", decimal(metrics.get("lwlrap")), "", remark))
-    for key, name in EVENT_METRICS.items():
-        if metrics.get(key) is not None:
-            remark = f"{metrics['num_events']:,} events, {metrics['num_event_clips']:,} clips"
-            tiles.append((name, decimal(metrics[key]), "", remark))
+    metrics: Mapping[str, Any], log: Sequence[Mapping[str, Any]], best: result_figures.Curve
+) -> list[tuple[str, str, str]]:
+    """(name, value, remark) of the headline numbers."""
+    tiles = [(name, text, "") for name, _, text in result_tables.list_metrics(metrics)]
     if best:
         step, value = max(best, key=lambda p: p[1])
-        remark = f"at step {step:,}"
-        tiles.append(("best validation mAP", percent(value), "%", remark))
+        tiles.append(("best validation mAP", f"{percent(value)} %", f"at step {step:,}"))
     if log:
         seconds = sum(  # a pause between two sittings is not training time
             gap
@@ -96,7 +77,7 @@ def _run_tiles(
             if 0 < (gap := b.get("time", 0) - a.get("time", 0)) < 1800
         )
         remark = f"in {result_tables.duration(seconds)}" if seconds >= 1 else ""
-        tiles.append(("steps", result_tables.count(log[-1]["step"]), "", remark))
+        tiles.append(("steps", result_tables.count(log[-1]["step"]), remark))
     return tiles
 
 

@@ -41,9 +41,9 @@ def write(suite_dir: str | os.PathLike[str], results: Mapping[str, Any]) -> path
     classes = result_tables.class_table(runs, best, reference)
     seeds = results.get("seeds") or []
     shown = _figures(results, runs)
-    folder = suite_dir / figures.FOLDER
     clips = audio_examples.read(suite_dir / results.get("clips", audio_examples.FOLDER))
-    figures.write(folder, [figure for section in shown.values() for figure in section])
+    for figure in (figure for section in shown.values() for figure in section):
+        figure.save(suite_dir / figures.FOLDER / f"{figure.name}.png")
     reports = {name: folders[0] / run_page.REPORT_NAME for name, folders in runs.items()}
     links = {
         name: quote(os.path.relpath(report, suite_dir)) if report.exists() else None
@@ -107,30 +107,24 @@ def _kind(experiments: Sequence[Mapping[str, Any]]) -> str:
 
 def _tiles(
     experiments: Sequence[Mapping[str, Any]], best_name: str | None, reference: str
-) -> list[tuple[Any, ...]]:
+) -> list[tuple[str, str, str]]:
+    """(name, value, remark) of the headline numbers."""
     named = {e["name"]: e for e in experiments if e.get("mAP") is not None}
-    tiles, best = [], named.get(best_name or "")
+    maps = {name: f"{result_tables.percent(e['mAP'])} %" for name, e in named.items()}
+    tiles, best, base = [], named.get(best_name or ""), named.get(reference)
     if best:
-        value = result_tables.percent(best["mAP"])
-        student_kind = _kind(experiments)
-        tiles.append((f"best {student_kind}", value, "% mAP", best["name"]))
-        base = named.get(reference)
-        if base and base is not best:
-            gain = f"{100 * (best['mAP'] - base['mAP']):+.2f}"
-            remark = f"from {result_tables.percent(base['mAP'])} %"
-            if best.get("notes") or base.get("notes"):
-                remark += "; see the notes"
-            over = best.get("over_reference")
-            if over and not result_tables.excludes_zero(over):
-                remark += f"; {result_tables.NOT_TOLD_APART} on these clips"
-            over_what = "over weak labels" if reference == "weak" else f"over {reference}"
-            tiles.append((over_what, gain, "points", remark))
-        if best.get("d_prime") is not None:
-            tiles.append(
-                ("d′", result_tables.decimal(best["d_prime"]), "", f"of the best {student_kind}")
-            )
-    teacher = named.get("teacher")
-    if teacher:
-        value = result_tables.percent(teacher["mAP"])
-        tiles.append(("teacher", value, "% mAP", "the machine annotator"))
+        name = best["name"]
+        tiles.append((f"best {_kind(experiments)}", f"{maps[name]} mAP", name))
+    if best and base and base is not best:
+        remark = f"from {maps[reference]}"
+        if best.get("notes") or base.get("notes"):
+            remark += "; see the notes"
+        over = best.get("over_reference")
+        if over and not result_tables.excludes_zero(over):
+            remark += f"; {result_tables.NOT_TOLD_APART} on these clips"
+        over_what = "over weak labels" if reference == "weak" else f"over {reference}"
+        gain = f"{100 * (best['mAP'] - base['mAP']):+.2f} points"
+        tiles.append((over_what, gain, remark))
+    if "teacher" in maps:
+        tiles.append(("teacher", f"{maps['teacher']} mAP", "the machine annotator"))
     return tiles

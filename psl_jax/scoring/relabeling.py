@@ -120,8 +120,7 @@ def measure_label_quality(
     labels: SoftLabels, index: ClipIndex, segmentation: Segmentation
 ) -> dict[str, Any]:
     """What the soft labels are worth: counts and coverage of labels (paper, figures 2 and 3) and,
-    where the data has true events, the segment mAP of the soft and of the propagated weak labels,
-    and their average precision of each class.
+    where the data has true events, the segment mAP of the soft and of the propagated weak labels.
     """
     label_counts = [np.zeros((3, 0), np.int64)]
     annotated: list[tuple[np.ndarray, ...]] = []  # truth, soft and weak labels of segments
@@ -144,17 +143,9 @@ def measure_label_quality(
     result = {"num_segments": num_segments, "statistics": statistics}
     if annotated:
         truth, soft, weak = map(np.concatenate, zip(*annotated, strict=True))
-        by_class = {
-            "soft": metrics.average_precision(truth, soft),
-            "weak": metrics.average_precision(truth, weak),
-        }
         result["segment_mAP"] = {
-            name: metrics.mean_over_scored_classes(ap) for name, ap in by_class.items()
-        }
-        result["segment_AP"] = {
-            "classes": list(index.classes),
-            "positives": (truth > 0).sum(axis=0).tolist(),  # segments
-            **{k: [None if np.isnan(v) else float(v) for v in ap] for k, ap in by_class.items()},
+            "soft": metrics.mean_average_precision(truth, soft),
+            "weak": metrics.mean_average_precision(truth, weak),
         }
     return result | {
         "segment_seconds": segmentation.seconds,

@@ -19,7 +19,7 @@ from small_network import PAPER, SHALLOW
 from psl_jax.audio import audio_input
 from psl_jax.commands import export
 from psl_jax.exporting import check
-from psl_jax.exporting.formats import FORMATS, Format, describe, format_named
+from psl_jax.exporting.formats import FORMATS, Format, describe
 from psl_jax.networks import mn as mn_module
 from psl_jax.networks import mobilenetv2
 from psl_jax.networks.architecture import Variables
@@ -124,7 +124,7 @@ def test_mn_in_each_format(name, rate, signals, monkeypatch, tmp_path):
         monkeypatch.setattr(audio_tagger, "_BLOCKS", small_mn.SHALLOW)
     found = write(model, name, path, signals)
     assert found.worst < 2e-5
-    clip, frames = format_named(name).load(path)(np.stack([s[:4_800] for s in signals[:3]]))
+    clip, frames = FORMATS[name].load(path)(np.stack([s[:4_800] for s in signals[:3]]))
     assert frames.shape == (3, 1, 6) and clip.std() > 0.02
     described = read_info(name, path)
     assert (described["network"], described["mel_bands"]) == ("mn", 128)
@@ -149,7 +149,7 @@ def test_quantized_weights_are_small_and_leave_the_front_end_alone(exported, sig
     assert path.stat().st_size < 0.5 * plain.stat().st_size
     assert 0 < found.mean <= export.QUANTIZED_TOLERANCE
     quiet = [0.001 * signal for signal in signals]
-    runner = format_named("tflite").load(path)
+    runner = FORMATS["tflite"].load(path)
     assert check.compare_with_flax(runner, model, signals=quiet).mean <= export.QUANTIZED_TOLERANCE
 
 
@@ -196,7 +196,7 @@ def test_a_program_for_tpus_has_no_float64(exported):
 def test_an_export_that_disagrees_is_removed(name, model_of, signals, monkeypatch, tmp_path):
     require(name)
     model = model_of(name)
-    genuine = format_named(name)
+    genuine = FORMATS[name]
 
     def write_tampered(path, model, info):
         params = jax.tree.map(np.copy, model.variables.params)
@@ -204,7 +204,7 @@ def test_an_export_that_disagrees_is_removed(name, model_of, signals, monkeypatc
         variables = Variables(params, model.variables.stats)
         genuine.write(path, dataclasses.replace(model, variables=variables), info)
 
-    monkeypatch.setattr(export, "format_named", lambda name: Format(write_tampered, genuine.load))
+    monkeypatch.setitem(FORMATS, name, Format(write_tampered, genuine.load))
     out = tmp_path / f"small{SUFFIXES.get(name, '.' + name)}"
     with pytest.raises(UserError, match=r"differs from the Flax model by .* at most 0\.0001"):
         write(model, name, out, signals)

@@ -1,12 +1,12 @@
 """A suite's figures: their numbers, and the files beside the report."""
 
-import csv
 import dataclasses
 import json
 import pathlib
 import re
 import xml.etree.ElementTree as ElementTree
 
+import matplotlib.figure
 import numpy as np
 import pytest
 import synthetic_data
@@ -20,9 +20,11 @@ from psl_jax.scoring import evaluation, relabeling
 NASTY = "Bow-wow, $x$ <b>"
 
 
-def rows_of(path: pathlib.Path) -> list[list[str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.reader(file))
+def plotted(figure: figures.Figure):
+    """matplotlib's axes with what the figure draws on them."""
+    axes = matplotlib.figure.Figure().subplots()
+    figure.plot(axes)
+    return axes
 
 
 # --- Figures 2 and 3 ------------------------------------------------------------------------------
@@ -60,13 +62,13 @@ def test_figures_2_and_3_are_those_of_the_label_shards(labels, tmp_path):
         f.name: f for f in result_figures.label_quality({"psl1s": json.loads(json.dumps(quality))})
     }
     counts, coverage = shares_by_hand(tmp_path, index)
-    figures.write(tmp_path / "figures", list(found.values()))
-    per_clip = rows_of(tmp_path / "figures" / "labels_per_clip.csv")
-    assert per_clip[0] == ["labels a clip", "weak: clips (%)", "psl1s: clips (%)"]
+    axes = plotted(found["labels_per_clip"])
+    numbers = [int(text.get_text()) for text in axes.get_xticklabels()]
+    assert [bars.get_label() for bars in axes.containers] == ["weak", "psl1s"]
     weak = index.weak_labels().sum(axis=1)
-    for number, weak_share, soft_share in per_clip[1:]:
-        assert float(weak_share) == pytest.approx(100 * np.mean(weak == int(number)))
-        assert float(soft_share) == pytest.approx(100 * np.mean(counts == int(number)))
+    for bars, labels_per_clip in zip(axes.containers, (weak, counts), strict=True):
+        shares = [100 * np.mean(labels_per_clip == number) for number in numbers]
+        assert [bar.get_height() for bar in bars] == pytest.approx(shares)
     none = f"weak {100 * np.mean(weak == 0):.1f} %, psl1s {100 * np.mean(counts == 0):.1f} %"
     assert f"Clips without a label: {none}." in found["labels_per_clip"].note
     edges = [(c == 0, c, c == 1) for c in coverage]
@@ -74,8 +76,8 @@ def test_figures_2_and_3_are_those_of_the_label_shards(labels, tmp_path):
     for low, high in ((0, 0.25), (0.25, 0.5), (0.5, 0.75)):
         expected.append(np.mean([low < c <= high for c in coverage]))
     expected += [np.mean([0.75 < c < 1 for c in coverage]), np.mean([one for _, _, one in edges])]
-    covered = rows_of(tmp_path / "figures" / "label_coverage.csv")
-    assert [float(row[1]) for row in covered[1:]] == pytest.approx(100 * np.array(expected))
+    (bars,) = plotted(found["label_coverage"]).containers
+    assert [bar.get_height() for bar in bars] == pytest.approx(100 * np.array(expected))
     assert f"{len(coverage):,} clips that have weak labels" in found["label_coverage"].note
 
 
@@ -125,12 +127,10 @@ def test_classes_of_all_experiments_side_by_side(suite):
     assert result_tables.class_table({"x": [folder / "nothing"]}, "x", "weak") == []
 
 
-def test_a_suite_leaves_csv_and_png_of_each_figure(suite):
+def test_a_suite_leaves_a_png_of_each_figure(suite):
     folder, results = suite
     html = suite_page.write(folder, results).read_text()
-    names = {"mean_average_precision"}
-    found = {path.name for path in (folder / "figures").iterdir()}
-    assert found == {f"{name}.{end}" for name in names for end in ("csv", "png")}
+    assert [p.name for p in (folder / "figures").iterdir()] == ["mean_average_precision.png"]
     assert all(p.read_bytes()[:4] == b"\x89PNG" for p in (folder / "figures").glob("*.png"))
     assert "Bow-wow, $x$ &lt;b&gt;" in html and NASTY not in html
 
@@ -142,9 +142,10 @@ def test_curves_of_all_runs_together():
         "none": [],
     }
     validation, loss = result_figures.curves(logs, " Of seed 4.")
-    assert {row[0] for row in validation.rows[1:]} == {"weak"}
-    assert {row[0] for row in loss.rows[1:]} == {"weak", "psl2s"}
-    assert loss.rows[0] == ("series", "training step", "loss (logarithmic)")
+    assert len(plotted(validation).lines) == 1
+    axes = plotted(loss)
+    assert [line.get_label() for line in axes.lines] == ["weak", "psl2s"]
+    assert axes.get_title() == "loss (logarithmic)"
     assert loss.note.endswith(" Of seed 4.") and result_figures.curves({"none": []}) == []
 
 

@@ -315,8 +315,7 @@ def test_every_flag_says_what_it_is_and_its_default(command, monkeypatch):
             continue
         assert action.help and len(action.help.split()) > 2, action.dest
         is_value = action.option_strings and action.nargs != 0
-        is_choice = action.dest in ("describe", "corpus", "source_dir", "data_dir")
-        if is_value and not is_choice:
+        if is_value:
             assert "default: " in action.help or "(required" in action.help, action.dest
 
 

@@ -68,12 +68,8 @@ def test_segments_are_scored_against_what_truly_sounds(share):
     truth = np.array(truth)
     for name, scores in (("soft", soft), ("weak", weak)):
         columns = zip(truth.T, np.array(scores, float).T, strict=True)
-        by_class = [average_precision_score(t, s) if t.any() else None for t, s in columns]
-        assert found["segment_AP"][name] == pytest.approx(by_class, abs=1e-9)
-        expected = np.mean([value for value in by_class if value is not None])
+        expected = np.mean([average_precision_score(t, s) for t, s in columns if t.any()])
         assert found["segment_mAP"][name] == pytest.approx(expected, abs=1e-9)
-    assert found["segment_AP"]["classes"] == list(index.classes)
-    assert found["segment_AP"]["positives"] == truth.sum(axis=0).tolist()
     assert found["num_segments"] == labels.counts.sum()
     assert found["statistics"]["num_clips"] == 40
 

@@ -12,7 +12,7 @@ from sklearn.metrics import f1_score
 
 from psl_jax.commands import tag, thresholds
 from psl_jax.data.clip_index import ragged
-from psl_jax.exporting.formats import describe, format_named
+from psl_jax.exporting.formats import FORMATS, describe
 from psl_jax.networks.trained_model import Thresholds
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
@@ -215,7 +215,7 @@ def test_exports_keep_them(name, tmp_path):
     store_thresholds(model, Thresholds((0.1, 0.2, 0.3, 0.4, 0.5, 0.6), {"split": "a"}))
     form = {"model.safetensors": "safetensors", "model.pt": "torch"}[name]
     loaded = load_model(model)
-    format_named(form).write(tmp_path / name, loaded, describe(loaded, "CC0"))
+    FORMATS[form].write(tmp_path / name, loaded, describe(loaded, "CC0"))
     kept = load_model(tmp_path / name)
     assert kept.info.thresholds.values == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
     assert kept.info.thresholds.tuned_on == {"split": "a"}

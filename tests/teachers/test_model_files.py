@@ -12,7 +12,7 @@ from synthetic_data import make_quiet_batch
 
 from psl_jax.data.label_manifest import LabelRule
 from psl_jax.data.segment_loader import reflect_end
-from psl_jax.exporting.formats import describe, format_named
+from psl_jax.exporting.formats import FORMATS, describe
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring.settings import RelabelSettings
 from psl_jax.teachers import host_scorer, open_teacher
@@ -199,7 +199,7 @@ def test_our_exports_say_what_they_are(tmp_path, kind):
     """Named as teachers they give the model's probabilities, and take what their metadata say."""
     pytest.importorskip({"onnx": "onnxruntime", "tflite": "ai_edge_litert"}[kind])
     model, path = tagging.model(), tmp_path / f"small.{kind}"
-    format_named(kind).write(path, model, describe(model, None))
+    FORMATS[kind].write(path, model, describe(model, None))
     teacher = open_teacher.load_teacher(open_teacher.parse_name(path))
     assert teacher.segment_seconds == model.info.segment_seconds != 10
     assert teacher.classes == model.classes and teacher.output == "sigmoid"

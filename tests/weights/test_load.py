@@ -11,7 +11,7 @@ import pytest
 import tagging
 
 import psl_jax
-from psl_jax.exporting.formats import describe, format_named
+from psl_jax.exporting.formats import FORMATS, describe
 from psl_jax.runtime.errors import UserError
 from psl_jax.weights import orbax_folder
 from psl_jax.weights.load_model import load_model
@@ -22,7 +22,7 @@ def exported(folder) -> pathlib.Path:
     pytest.importorskip("safetensors", reason="safetensors is not installed")
     path = folder / "small.safetensors"
     info = describe(tagging.model(), "CC0")
-    format_named("safetensors").write(path, tagging.model(), info)
+    FORMATS["safetensors"].write(path, tagging.model(), info)
     return path
 
 
