@@ -9,8 +9,8 @@ Whole clips are evaluated.
 
 from ml_collections import ConfigDict
 
-from psl_jax.experiments import transfer_configs
+from psl_jax.experiments import paper_tables
 
 
 def get_config() -> ConfigDict:
-    return transfer_configs.make_config("fsd50k")
+    return paper_tables.make_transfer_config("fsd50k")

@@ -9,11 +9,11 @@ noisy: 54.49). Whole clips are evaluated.
 
 from ml_collections import ConfigDict
 
-from psl_jax.experiments import transfer_configs
+from psl_jax.experiments import paper_tables
 from psl_jax.runtime.errors import UserError
 
 
 def get_config(clips: str = "curated") -> ConfigDict:
     if clips not in ("curated", "noisy"):
         raise UserError(f"fsdkaggle2019.py:{clips} is unknown: give curated or noisy after the :")
-    return transfer_configs.make_config(f"fsd2019_{clips}")
+    return paper_tables.make_transfer_config(f"fsd2019_{clips}")

@@ -10,8 +10,8 @@ evaluated in one pass.
 
 from ml_collections import ConfigDict
 
-from psl_jax.experiments import transfer_configs
+from psl_jax.experiments import paper_tables
 
 
 def get_config() -> ConfigDict:
-    return transfer_configs.table5()
+    return paper_tables.table5()

@@ -10,8 +10,8 @@ One label a clip: `--config.model.output=softmax` is the other choice of output.
 
 from ml_collections import ConfigDict
 
-from psl_jax.experiments import transfer_configs
+from psl_jax.experiments import paper_tables
 
 
 def get_config() -> ConfigDict:
-    return transfer_configs.make_fold_config("urbansound8k", 4.0)
+    return paper_tables.make_fold_config("urbansound8k", 4.0)

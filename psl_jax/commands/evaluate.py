@@ -111,7 +111,7 @@ def main(arguments: argparse.Namespace) -> None:
         events = None
         if arguments.events:
             events = event_evaluation.evaluate_model(
-                _get_model(teacher), source, event_settings["median_filter"], show_bar=True
+                _get_model(teacher), source, event_settings["median_filter"]
             )
         more = made_with | event_settings
         evaluation.write_results(out, index, scores, more, events)

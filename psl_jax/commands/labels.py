@@ -45,6 +45,7 @@ from psl_jax.label_files.label_file import (
 from psl_jax.networks.class_lists import match_classes, read_classes
 from psl_jax.runtime import cli_entry, disk_errors, files
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.settings import Rule
 
 
 class _Format(NamedTuple):
@@ -127,7 +128,9 @@ def _add_action(
     if seconds:
         add(
             "--segment_seconds",
-            type=float,
+            type=cli_entry.make_number_reader(
+                "segment_seconds", float, Rule(least=0.05, most=3600)
+            ),
             metavar="S",
             help=f"length of the labelled segments, in seconds ({seconds})",
         )
@@ -269,7 +272,6 @@ def _resegment(arguments: argparse.Namespace, out: pathlib.Path) -> None:
     source = open_folder(arguments.data, arguments.split)
     labels = _open_labels(arguments.source, source)
     check_no_gaps(labels.segmentation)
-    check_hop(segmentation, "--hop_seconds")
     disk_errors.check_writable(out, "--out")
     manifest = labels.manifest
     names = ("segment_seconds", "hop_seconds", "shortest_seconds")
@@ -299,14 +301,11 @@ def _resegment(arguments: argparse.Namespace, out: pathlib.Path) -> None:
 def _make_segmentation(arguments: argparse.Namespace) -> Segmentation:
     if arguments.segment_seconds is None:
         raise UserError("--segment_seconds: how long are the segments that are to have labels?")
-    for option in ("segment_seconds", "hop_seconds", "shortest_segment_seconds"):
-        seconds = getattr(arguments, option)
-        least = 0 if option == "shortest_segment_seconds" else 0.05
-        if seconds is not None and not least <= seconds <= 3600:
-            raise UserError(f"--{option}={seconds:g}: expected seconds, from {least} to 3600")
-    return Segmentation(
-        arguments.segment_seconds, arguments.hop_seconds, arguments.shortest_segment_seconds
+    segmentation = Segmentation(
+        arguments.segment_seconds, arguments.hop_seconds or None, arguments.shortest_segment_seconds
     )
+    check_hop(segmentation, "--hop_seconds")
+    return segmentation
 
 
 def _open_labels(folder: str | pathlib.Path, source: Source) -> SoftLabels:

@@ -146,7 +146,7 @@ def _open_source(arguments: argparse.Namespace) -> Source:
 def _count_scores(model: Model, arguments: argparse.Namespace, source: Source) -> Counts:
     """Counts the scores of a split. Raises UserError where it has none of the model's classes."""
     tagger = Tagger(model.for_classes(source.index.classes))
-    counts = threshold_tuning.count_scores(tagger, source, arguments.median_filter, show_bar=True)
+    counts = threshold_tuning.count_scores(tagger, source, arguments.median_filter)
     if not counts.num_true.any():
         raise UserError(
             f"no clip of split {source.index.split!r} has a label: no threshold can be tuned on it"

@@ -2,6 +2,6 @@
 
 Here: what decides which stage runs on what. `experiment` has the stages, `soft_label_stage` the
 soft labels, `training_steps` what trains, `run_folder` what a folder is bound to; `suite` runs
-several, and `suite_results` compares them; `paper_tables` and `transfer_configs` are configs. Not
-here: training, scoring and relabeling themselves, nor the settings (`psl_jax.config`).
+several, and `suite_results` compares them; `paper_tables` has configs. Not here: training, scoring
+and relabeling themselves, nor the settings (`psl_jax.config`).
 """

@@ -234,14 +234,14 @@ class Experiment:
         features: np.ndarray | None = None
         teacher: Model | None = None
         if self._keeps_features:
-            validation = self.source(settings.data.validation_split)
-            features, validate = training_steps.compute_features(
-                settings,
-                network,
-                variables,
-                segments=segments,
-                validation=validation,
-                cut=self._cut(validation),
+            recipe, size = training_steps.make_recipe(settings), settings.evaluate.batch_size
+            features = frozen_features.compute_features(
+                network, variables, recipe=recipe, segments=segments, batch_size=size or 64
+            )
+            folded = settings.architecture.fold(variables, settings.model.output)
+            split = self.source(settings.data.validation_split)
+            validate = frozen_features.make_validation(
+                folded, recipe, source=split, cut=self._cut(split), batch_size=size
             )
         elif settings.teaches_in_step:
             teacher = self.label_stage.model_in_step()
@@ -318,7 +318,7 @@ class Experiment:
         return evaluation.mean_average_precision(self._score(variables, source), source.index)
 
     def _score(
-        self, variables: Variables, source: Source, *, description: str | None = None
+        self, variables: Variables, source: Source, description: str | None = None
     ) -> np.ndarray:
         model = self.settings.model
         scorer = Scorer(
@@ -362,8 +362,7 @@ class Experiment:
         source = self.source(self.settings.data.eval_split)
         scores: np.ndarray | None = None
         if source.index.is_labelled:
-            description = f"evaluate {self.settings.name}"
-            scores = self._score(model.variables, source, description=description)
+            scores = self._score(model.variables, source, f"evaluate {self.settings.name}")
         if jax.process_index() == 0:
             events = None
             if self.settings.evaluate.events and scores is not None:

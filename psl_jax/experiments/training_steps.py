@@ -10,14 +10,12 @@ from jax.sharding import Mesh
 from psl_jax.config import EQUAL_NAMES, Settings
 from psl_jax.data import batches
 from psl_jax.data.segment_loader import Segments
-from psl_jax.data.source import Source
 from psl_jax.data.training_order import TrainingOrder
 from psl_jax.networks.architecture import Network, Variables
 from psl_jax.networks.class_lists import match_classes
 from psl_jax.networks.trained_model import Model
 from psl_jax.runtime import parallel
 from psl_jax.runtime.errors import UserError
-from psl_jax.scoring import evaluation
 from psl_jax.teachers.open_teacher import parse_name
 from psl_jax.training import frozen_features
 from psl_jax.training.loop import Feed
@@ -80,7 +78,7 @@ def make_feed(
     order: TrainingOrder,
     features: np.ndarray | None = None,
 ) -> Feed:
-    """What gives the batches; of `features`, see `compute_features`, instead of audio."""
+    """What gives the batches; of `frozen_features.compute_features` instead of audio, if given."""
     if features is not None:
         return lambda step: frozen_features.train_batches(
             features, segments, order=order, start_step=step
@@ -122,27 +120,3 @@ def _describe_teacher(settings: Settings, teacher: Model, *, segments: Segments)
         padded=bool((ends < segmentation.segment_samples).any()),
         count_padding=settings.relabel.count_padding,
     )
-
-
-def compute_features(
-    settings: Settings,
-    network: Network,
-    variables: Variables,
-    *,
-    segments: Segments,
-    validation: Source,
-    cut: evaluation.AnySegmentation,
-) -> tuple[np.ndarray, Callable[[Variables], float]]:
-    """Features of the frozen network, to train its classifier on, and what validates that.
-
-    They are float32 [segments, frames, channels]. cut: of the clips of the validation.
-    """
-    recipe, batch_size = make_recipe(settings), settings.evaluate.batch_size
-    features = frozen_features.compute_features(
-        network, variables, recipe=recipe, segments=segments, batch_size=batch_size or 64
-    )
-    folded = settings.architecture.fold(variables, settings.model.output)
-    validate = frozen_features.make_validation(
-        folded, recipe, source=validation, cut=cut, batch_size=batch_size
-    )
-    return features, validate

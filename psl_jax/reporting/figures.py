@@ -41,6 +41,7 @@ _STYLE_COLOURS = {
     "ytick.color": SOFT,
 }
 
+
 class Caption(NamedTuple):
     """Name of a figure's file (without ending), title above it, and what to know to read it."""
 

@@ -19,9 +19,7 @@ from psl_jax.tagging.tagger import ScoredRows, Tagger
 _READ_AT_ONCE = 256  # clips
 
 
-def evaluate_model(
-    model: Model, source: Source, median_filter: int | None = None, *, show_bar: bool = False
-) -> EventResults:
+def evaluate_model(model: Model, source: Source, median_filter: int | None = None) -> EventResults:
     """Scores the annotated clips of a split as `tag` does, and evaluates the events.
 
     Thresholds are the model's, and by default the filter that they were tuned with. Raises
@@ -34,11 +32,8 @@ def evaluate_model(
     clips = np.flatnonzero(index.annotated)
     nothing = StepScores(np.zeros(1), np.zeros((0, index.num_classes), np.float32))
     steps = [nothing] * len(index)
-    with progress.bar(len(clips), "clip", "events", show=show_bar) as bar:
-        for clip, rows in score_clips(tagger, source, clips):
-            seconds = float(index.num_samples[clip]) / SAMPLE_RATE
-            steps[clip] = make_steps(smooth_rows(rows, settings), seconds)
-            bar.update()
+    for clip, rows in score_clips(tagger, source, clips, settings, description="events"):
+        steps[clip] = make_steps(rows, float(index.num_samples[clip]) / SAMPLE_RATE)
     return event_metrics.evaluate_events(steps, index, np.array(tagger.thresholds))
 
 
@@ -69,17 +64,23 @@ def make_steps(rows: np.ndarray, seconds: float) -> StepScores:
 
 
 def score_clips(
-    tagger: Tagger, source: Source, clips: np.ndarray
+    tagger: Tagger, source: Source, clips: np.ndarray, settings: EventSettings, *, description: str
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Yields (clip, scores, float32 [rows, classes]) of clips, ascending, as `tag` scores them."""
+    """Yields (clip, scores, float32 [rows, classes]) of clips, ascending, as `tag` gives them.
+
+    They are smoothed as events are found. description: of a bar that counts the clips.
+    """
     segmentation = tagger.segmentation()
-    for start in range(0, len(clips), _READ_AT_ONCE):
-        block_clips = clips[start : start + _READ_AT_ONCE]
-        audio = list(source.read_whole(block_clips))
-        blocks = [lambda waveform=waveform: iter([waveform]) for waveform in audio]
-        rows: dict[int, list[np.ndarray]] = {i: [] for i in range(len(audio))}
-        for item in tagger.run(blocks, segmentation):
-            assert isinstance(item, ScoredRows), item  # what is in memory can be read
-            rows[item.source].append(item.rows)
-            if item.is_last:
-                yield int(block_clips[item.source]), np.concatenate(rows.pop(item.source))
+    with progress.bar(len(clips), "clip", description) as bar:
+        for start in range(0, len(clips), _READ_AT_ONCE):
+            block_clips = clips[start : start + _READ_AT_ONCE]
+            audio = list(source.read_whole(block_clips))
+            blocks = [lambda waveform=waveform: iter([waveform]) for waveform in audio]
+            rows: dict[int, list[np.ndarray]] = {i: [] for i in range(len(audio))}
+            for item in tagger.run(blocks, segmentation):
+                assert isinstance(item, ScoredRows), item  # what is in memory can be read
+                rows[item.source].append(item.rows)
+                if item.is_last:
+                    of_clip = np.concatenate(rows.pop(item.source))
+                    yield int(block_clips[item.source]), smooth_rows(of_clip, settings)
+                    bar.update()

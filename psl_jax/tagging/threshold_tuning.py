@@ -17,9 +17,8 @@ from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.source import Source
 from psl_jax.networks.trained_model import DEFAULT_THRESHOLD
-from psl_jax.runtime import progress
 from psl_jax.tagging.event_evaluation import score_clips
-from psl_jax.tagging.events import EventSettings, smooth_rows
+from psl_jax.tagging.events import EventSettings
 from psl_jax.tagging.tagger import Tagger
 from psl_jax.tagging.windowing import FRAME_SECONDS
 
@@ -111,23 +110,18 @@ def _choose_best(f1: np.ndarray) -> float:
     return float(CANDIDATES[places[len(places) // 2]])
 
 
-def count_scores(
-    tagger: Tagger, source: Source, median_filter: int = 1, *, show_bar: bool = False
-) -> Counts:
+def count_scores(tagger: Tagger, source: Source, median_filter: int = 1) -> Counts:
     """Scores a split with the tagger's classes, and counts its rows or its clips."""
     settings = EventSettings(median_filter=median_filter)
     index, counts_rows = source.index, choose_unit(source.index) == "rows"
     clips = np.flatnonzero(index.annotated) if counts_rows else np.arange(len(index))
     counts = Counts(index.num_classes)
-    with progress.bar(len(clips), "clip", "thresholds", show=show_bar) as bar:
-        for clip, rows in score_clips(tagger, source, clips):
-            rows = smooth_rows(rows, settings)
-            if counts_rows:
-                counts.add(rows, compute_true_rows(index, clip, len(rows)))
-            else:
-                peaks = rows.max(axis=0, keepdims=True)
-                counts.add(peaks, index.weak_labels(np.array([clip])))
-            bar.update()
+    for clip, rows in score_clips(tagger, source, clips, settings, description="thresholds"):
+        if counts_rows:
+            counts.add(rows, compute_true_rows(index, clip, len(rows)))
+        else:
+            peaks = rows.max(axis=0, keepdims=True)
+            counts.add(peaks, index.weak_labels(np.array([clip])))
     return counts
 
 

@@ -16,7 +16,6 @@ from prepared_data import read_split, record_hashes, small_folder
 from psl_jax.commands import prepare
 from psl_jax.corpora import audio_folders, audioset
 from psl_jax.data import split_index_files
-from psl_jax.networks.class_lists import audioset_classes
 from psl_jax.runtime.errors import UserError
 
 ROOT = places.ROOT

@@ -10,7 +10,7 @@ import soundfile
 import synthetic_data
 
 from psl_jax import UserError
-from psl_jax.experiments import paper_tables, suite, suite_results, transfer_configs
+from psl_jax.experiments import paper_tables, suite, suite_results
 from psl_jax.experiments.run_folder import Stage
 from psl_jax.experiments.suite_results import Repetition
 from psl_jax.scoring import bootstrap, evaluation
@@ -34,7 +34,7 @@ def recordings(tmp_path):
 
 @pytest.fixture
 def config(recordings, tmp_path):
-    found = transfer_configs.make_fold_config("esc50", 1.0)
+    found = paper_tables.make_fold_config("esc50", 1.0)
     found.init_from = str(small_experiments.save_model(tmp_path / "start"))
     found.data.source_dir = str(recordings)
     found.train.max_steps, found.train.batch_size, found.train.log_every = 2, 4, 1

@@ -4,12 +4,12 @@ import pytest
 
 from psl_jax import config as config_lib
 from psl_jax.config import STUDENTS
-from psl_jax.experiments import paper_tables, transfer_configs
+from psl_jax.experiments import paper_tables
 from psl_jax.reporting import result_tables
 
 
 def test_the_rows_are_the_papers():
-    config = transfer_configs.table5()
+    config = paper_tables.table5()
     config.teacher, config.init_from = "ma.pt", "psl2s.pt"
     found = config_lib.experiments(config)
     table = paper_tables.table_of(config.name)
@@ -19,10 +19,10 @@ def test_the_rows_are_the_papers():
         assert one.init_from == {"ma": "ma.pt", "psl2s": "psl2s.pt"}[model]
         assert one.segment_seconds == {"ma": 10.0, "psl2s": STUDENTS["psl2s"]}[model]
         assert (one.train.trainable, one.evaluate.segments) == ("classifier", "whole")
-        assert one.data.data_set == transfer_configs.TARGETS[target].corpus
+        assert one.data.data_set == paper_tables.TARGETS[target].corpus
         assert one.labels == "weak" and one.data.eval_split in ("eval", "test")
     improvements = [9.82, 1.90, 3.02, 0.92]  # as printed
-    for improvement, target in zip(improvements, transfer_configs.TARGETS, strict=True):
+    for improvement, target in zip(improvements, paper_tables.TARGETS, strict=True):
         ours, theirs = (table.reported[f"{model}_{target}"].value for model in ("psl2s", "ma"))
         assert 100 * (ours - theirs) == pytest.approx(improvement, abs=1e-6)
 
@@ -33,8 +33,8 @@ def test_the_table_tells_each_data_set_by_its_measure():
 
     results = {
         "name": "table5",
-        "references": transfer_configs.REFERENCES,
-        "measures": transfer_configs.MEASURES,
+        "references": paper_tables.REFERENCES,
+        "measures": paper_tables.MEASURES,
         "paper": {name: one.value for name, one in paper_tables.TABLES["table5"].reported.items()},
         "experiments": [
             row("ma_fsd50k", 10, mAP=0.4, lwlrap=0.9),
