@@ -44,10 +44,8 @@ def count(value: float | None) -> str:
     return MISSING if value is None else f"{value:,.0f}"
 
 
-def duration(seconds: float | None) -> str:
+def duration(seconds: float) -> str:
     """42 s, 1 min 35 s, 25 min, 2 h 13 min."""
-    if seconds is None:
-        return MISSING
     minutes, rest_seconds = divmod(round(seconds), 60)
     if not minutes:
         return f"{rest_seconds} s"
@@ -67,10 +65,8 @@ def _segments(row: Mapping[str, Any]) -> str:
 NOT_TOLD_APART = "not told apart"
 
 
-def interval(limits: Mapping[str, float] | None) -> str:
+def interval(limits: Mapping[str, float]) -> str:
     """Of a difference in mAP, in points; in words where it holds 0."""
-    if limits is None:
-        return MISSING
     text = f"{100 * limits['low']:+.2f} to {100 * limits['high']:+.2f}"
     return text if excludes_zero(limits) else f"{text}, {NOT_TOLD_APART}"
 
@@ -193,12 +189,11 @@ def suite_table(results: Mapping[str, Any]) -> Table:
     return _table(columns, rows)
 
 
-def quality_table(results: Mapping[str, Any]) -> Table | None:
-    """Makes the table of the label sets: agreement with the true events, and how many labels.
+def quality_table(qualities: Mapping[str, Mapping[str, Any]]) -> Table | None:
+    """Makes the table of label sets: agreement with the true events, and how many labels.
 
-    None if no label quality is known.
+    qualities: what label_quality.json holds, by experiment; None for none.
     """
-    qualities = label_qualities(results)
     if not qualities:
         return None
     rows = [_flatten_quality(name, quality) for name, quality in qualities.items()]
@@ -235,12 +230,6 @@ def _table(columns: Sequence[Column], items: Sequence[Mapping[str, Any]]) -> Tab
         numeric=[columns[i][1] for i in kept],
         rows=[[cells[i][row] for i in kept] for row in range(len(items))],
     )
-
-
-def label_qualities(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """{experiment: label quality} of those that are known."""
-    qualities = results.get("label_quality") or {}
-    return {name: quality for name, quality in qualities.items() if quality}
 
 
 def coverage_warning(
@@ -280,7 +269,7 @@ def format_table(results: Mapping[str, Any]) -> str:
     """The suite's results as aligned plain text for a terminal; mAP in percent."""
     experiments, references = results.get("experiments", []), results.get("references")
     parts = [format_plain(suite_table(results)), "" if references else coverage_note(experiments)]
-    if quality := quality_table(results):
+    if quality := quality_table(results.get("label_quality", {})):
         scored = " (mAP against the true events, segment by segment)"
         parts += [
             f"The labels themselves{scored * ('mAP %' in quality.header)}:",
@@ -358,35 +347,28 @@ def class_table(
     and runs with others are left out.
     """
     tables = {
-        name: list(filter(None, (read_classes(folder / PER_CLASS) for folder in folders)))
+        name: [rows for folder in folders if (rows := read_classes(folder / PER_CLASS))]
         for name, folders in runs.items()
     }
-    tables = {name: of_runs for name, of_runs in tables.items() if of_runs}
-    if not tables:
+    evaluated = [
+        of_runs[0] for of_runs in (tables.get(best or "", []), *tables.values()) if of_runs
+    ]
+    if not evaluated:
         return []
-    classes = {name: _list_names(of_runs[0]) for name, of_runs in tables.items()}
-    shown = classes.get(best or "", next(iter(classes.values())))
-    ap = {
-        name: [
-            _mean(row["AP"] for row in rows)
-            for rows in zip(*(rows for rows in of_runs if _list_names(rows) == shown), strict=True)
-        ]
-        for name, of_runs in tables.items()
-        if classes[name] == shown
-    }
-    first_rows = tables[next(iter(ap))][0]
-    rows = []
-    for number, name in enumerate(shown):
+    shown = [row["class"] for row in evaluated[0]]
+    ap: dict[str, list[float | None]] = {}
+    for name, of_runs in tables.items():
+        same = [rows for rows in of_runs if [row["class"] for row in rows] == shown]
+        if same:
+            ap[name] = [_mean(row["AP"] for row in rows) for rows in zip(*same, strict=True)]
+    table = []
+    for number, row in enumerate(evaluated[0]):
         values = {experiment: means[number] for experiment, means in ap.items()}
         ours, theirs, gain = values.get(best or ""), values.get(reference), None
         if best != reference and ours is not None and theirs is not None:
             gain = ours - theirs
-        rows.append(ClassRow(name, first_rows[number]["num_positives"], gain, values))
-    return sorted(rows, key=lambda row: (row.gain is None, -(row.gain or 0), row.name))
-
-
-def _list_names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [row["class"] for row in rows]
+        table.append(ClassRow(row["class"], row["num_positives"], gain, values))
+    return sorted(table, key=lambda row: (row.gain is None, -(row.gain or 0), row.name))
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -42,6 +42,7 @@ def write_run_report(
     run_dir = path_of(run_dir)
     config, metrics = (_read(run_dir / name) for name in (CONFIG, METRICS))
     quality, notes = _read(run_dir / LABEL_QUALITY), _read(run_dir / NOTES, list)
+    qualities = {"soft": quality} if quality else {}
     log, classes = read_log(run_dir), read_classes(run_dir / PER_CLASS)
     classes.sort(key=lambda row: (row["AP"] is None, -(row["AP"] or 0), row["class"]))
     averaged_steps = (metrics or {}).get("averaged_steps", ())
@@ -55,8 +56,8 @@ def write_run_report(
         "marks_changes": defaults is not None,
         "classes": classes,
         "event_metrics": {k: v for k, v in EVENT_METRICS.items() if classes and k in classes[0]},
-        "quality_figures": result_figures.label_quality({"soft": quality} if quality else {}),
-        "quality_table": result_tables.quality_table({"label_quality": {"soft": quality}}),
+        "quality_figures": result_figures.label_quality(qualities),
+        "quality_table": result_tables.quality_table(qualities),
         "notes": notes or [],
     }
     return render("run.html.jinja", run_dir / REPORT_NAME, context)

@@ -55,7 +55,7 @@ def write(suite_dir: str | os.PathLike[str], results: Mapping[str, Any]) -> path
         "warning": result_tables.coverage_warning(experiments, references),
         "notes": result_tables.notes(experiments),
         "coverage": next((e for e in experiments if e.get("num_clips") is not None), None),
-        "quality_table": result_tables.quality_table(results),
+        "quality_table": result_tables.quality_table(results.get("label_quality", {})),
         "classes": classes,
         "files": figures.FOLDER,
     }
@@ -75,7 +75,7 @@ def _figures(
             *result_figures.comparison(results.get("experiments", []), paper),
             *result_figures.curves(logs, whose),
         ],
-        "quality_figures": result_figures.label_quality(result_tables.label_qualities(results)),
+        "quality_figures": result_figures.label_quality(results.get("label_quality", {})),
     }
 
 

@@ -28,11 +28,11 @@ def evaluate_model(model: Model, source: Source, median_filter: int | None = Non
     index = source.index
     check_events(index)
     tagger = Tagger(model.for_classes(index.classes))
-    settings = EventSettings(median_filter=describe_settings(model, median_filter)["median_filter"])
+    median_filter = describe_settings(model, median_filter)["median_filter"]
     clips = np.flatnonzero(index.annotated)
     nothing = StepScores(np.zeros(1), np.zeros((0, index.num_classes), np.float32))
     steps = [nothing] * len(index)
-    for clip, rows in score_clips(tagger, source, clips, settings, description="events"):
+    for clip, rows in score_clips(tagger, source, clips, median_filter, description="events"):
         steps[clip] = make_steps(rows, float(index.num_samples[clip]) / SAMPLE_RATE)
     return event_metrics.evaluate_events(steps, index, np.array(tagger.thresholds))
 
@@ -64,7 +64,7 @@ def make_steps(rows: np.ndarray, seconds: float) -> StepScores:
 
 
 def score_clips(
-    tagger: Tagger, source: Source, clips: np.ndarray, settings: EventSettings, *, description: str
+    tagger: Tagger, source: Source, clips: np.ndarray, median_filter: int, *, description: str
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yields (clip, scores, float32 [rows, classes]) of clips, ascending, as `tag` gives them.
 
@@ -82,5 +82,5 @@ def score_clips(
                 rows[item.source].append(item.rows)
                 if item.is_last:
                     of_clip = np.concatenate(rows.pop(item.source))
-                    yield int(block_clips[item.source]), smooth_rows(of_clip, settings)
+                    yield int(block_clips[item.source]), smooth_rows(of_clip, median_filter)
                     bar.update()

@@ -110,7 +110,7 @@ def find_events(
     thresholds = settings.get_thresholds(len(labels))
     events = []
     for first in range(0, len(labels), _CLASSES_AT_ONCE):  # rows of hours may lie on disk
-        scores = smooth_rows(rows[:, first : first + _CLASSES_AT_ONCE], settings)
+        scores = smooth_rows(rows[:, first : first + _CLASSES_AT_ONCE], settings.median_filter)
         above = scores >= thresholds[first : first + scores.shape[1]]
         is_above = np.pad(above, ((1, 1), (0, 0)))
         edges = np.diff(is_above.astype(np.int8), axis=0).T  # [classes, rows + 1]
@@ -130,14 +130,13 @@ def compute_row_start(row: _Rows) -> _Rows:
     return (row - 0.5) * FRAME_SECONDS
 
 
-def smooth_rows(rows: np.ndarray, settings: EventSettings) -> np.ndarray:
+def smooth_rows(rows: np.ndarray, median_filter: int) -> np.ndarray:
     """Smooths the rows [n, classes] of a recording; the first and the last one repeat beyond it."""
-    if settings.median_filter == 1:
+    if median_filter == 1:
         return rows
     from scipy import ndimage  # slow to import, and seldom needed
 
-    size = (int(settings.median_filter), 1)
-    return np.asarray(ndimage.median_filter(rows, size, mode="nearest"))
+    return np.asarray(ndimage.median_filter(rows, (int(median_filter), 1), mode="nearest"))
 
 
 def rank_classes(values: np.ndarray, k: int) -> list[int]:

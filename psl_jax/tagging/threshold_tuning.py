@@ -18,7 +18,6 @@ from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.source import Source
 from psl_jax.networks.trained_model import DEFAULT_THRESHOLD
 from psl_jax.tagging.event_evaluation import score_clips
-from psl_jax.tagging.events import EventSettings
 from psl_jax.tagging.tagger import Tagger
 from psl_jax.tagging.windowing import FRAME_SECONDS
 
@@ -112,11 +111,10 @@ def _choose_best(f1: np.ndarray) -> float:
 
 def count_scores(tagger: Tagger, source: Source, median_filter: int = 1) -> Counts:
     """Scores a split with the tagger's classes, and counts its rows or its clips."""
-    settings = EventSettings(median_filter=median_filter)
     index, counts_rows = source.index, choose_unit(source.index) == "rows"
     clips = np.flatnonzero(index.annotated) if counts_rows else np.arange(len(index))
     counts = Counts(index.num_classes)
-    for clip, rows in score_clips(tagger, source, clips, settings, description="thresholds"):
+    for clip, rows in score_clips(tagger, source, clips, median_filter, description="thresholds"):
         if counts_rows:
             counts.add(rows, compute_true_rows(index, clip, len(rows)))
         else:

@@ -45,7 +45,7 @@ def test_training_makes_all_steps_and_the_last_four_checkpoints_are_the_model(da
     assert "no evaluation, as split 'eval' has no labels" in notes
     assert "no validation" in (tmp_path / "student/report.html").read_text()
     assert run.summary()["mAP"] is None
-    soft = run.soft_labels().of_segments(np.array([0, 3]), np.array([0, 1]))
+    soft = run.label_stage.open().of_segments(np.array([0, 3]), np.array([0, 1]))
     assert np.isfinite(soft).all() and soft.shape == (2, 3)
 
 

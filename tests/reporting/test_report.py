@@ -306,6 +306,6 @@ def test_label_quality_without_true_events(tmp_path):
 
 
 def test_durations():
-    durations = {None: "–", 0: "0 s", 59.6: "1 min 00 s", 95: "1 min 35 s"}
+    durations = {0: "0 s", 59.6: "1 min 00 s", 95: "1 min 35 s"}
     durations |= {1500: "25 min", 8000: "2 h 13 min"}
     assert {x: result_tables.duration(x) for x in durations} == durations
