@@ -350,19 +350,16 @@ def class_table(
         name: [rows for folder in folders if (rows := read_classes(folder / PER_CLASS))]
         for name, folders in runs.items()
     }
-    evaluated = [
-        of_runs[0] for of_runs in (tables.get(best or "", []), *tables.values()) if of_runs
-    ]
-    if not evaluated:
-        return []
-    shown = [row["class"] for row in evaluated[0]]
+    in_order = (tables.get(best or "", []), *tables.values())
+    first = next((of_runs[0] for of_runs in in_order if of_runs), [])
+    shown = [row["class"] for row in first]
     ap: dict[str, list[float | None]] = {}
     for name, of_runs in tables.items():
         same = [rows for rows in of_runs if [row["class"] for row in rows] == shown]
         if same:
             ap[name] = [_mean(row["AP"] for row in rows) for rows in zip(*same, strict=True)]
     table = []
-    for number, row in enumerate(evaluated[0]):
+    for number, row in enumerate(first):
         values = {experiment: means[number] for experiment, means in ap.items()}
         ours, theirs, gain = values.get(best or ""), values.get(reference), None
         if best != reference and ours is not None and theirs is not None:
