@@ -34,14 +34,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     group = add_server_settings(parser)
     group.add_argument(
         "--max_megabytes",
-        type=float,
+        type=cli_entry.make_number_reader("max_megabytes", float, settings.Rule(above=0)),
         default=200,
         metavar="MB",
         help="largest file that is accepted, in megabytes (default: 200)",
     )
     group.add_argument(
         "--max_minutes",
-        type=float,
+        type=cli_entry.make_number_reader("max_minutes", float, settings.Rule(above=0)),
         default=60,
         metavar="MIN",
         help="longest audio that is accepted, in minutes (default: 60)",
@@ -125,8 +125,6 @@ def main(arguments: argparse.Namespace) -> int:
         from psl_jax.web import access, application, service
     except ImportError as error:
         raise MissingPackageError("the web page", f"{error.name}", "serve") from error
-    if not (arguments.max_megabytes > 0 and arguments.max_minutes > 0):  # nor NaN
-        raise UserError("max_megabytes and max_minutes must be above 0")
     limits = service.Limits(arguments.max_megabytes, arguments.max_minutes)
     origins = check_origins(arguments.allow_origin)
     with contextlib.closing(listen(arguments.host, arguments.port)) as listener:

@@ -28,6 +28,7 @@ from tqdm import tqdm
 from psl_jax.runtime import cli_entry, disk_errors, distributed, files, progress
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import make_printable, path_of
+from psl_jax.runtime.settings import Rule
 from psl_jax.tagging import output_formats, tagger, tagging_cli
 from psl_jax.tagging.file_tagging import BadFile, FileTags, Input, find_files, tag_files
 from psl_jax.tagging.output_formats import OutputFolder, format_clock, write_embeddings
@@ -74,7 +75,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--top_k",
-        type=int,
+        type=cli_entry.make_number_reader("top_k", int, Rule(least=1)),
         default=5,
         metavar="K",
         help="largest number of tags per file in table, summary and json (default: 5)",
@@ -201,8 +202,6 @@ def _leave_out_tagged(inputs: Sequence[Input], paths: Mapping[Input, pathlib.Pat
 
 def _check_settings(arguments: argparse.Namespace, num_inputs: int) -> None:
     """Raises UserError for settings that do not fit."""
-    if arguments.top_k < 1:
-        raise UserError(f"top_k is {arguments.top_k}, expected 1 or more")
     if arguments.skip_existing and not arguments.out:
         raise UserError("--skip_existing looks for what lies in --out=DIR: give that, too")
     if arguments.embeddings and not arguments.out:

@@ -46,8 +46,8 @@ def summarize(name: str, runs: Sequence[Experiment]) -> dict[str, Any]:
     table = paper_tables.table_of(name)
     if table is not None:
         if name in paper_tables.TABLES and table.reported:  # on the paper's data
-            results["paper"] = {key: row.value for key, row in table.reported.items()}
-            results["paper_d_prime"] = {key: row.d_prime for key, row in table.reported.items()}
+            results["paper"] = {name: value for name, (value, _) in table.reported.items()}
+            results["paper_d_prime"] = {name: d for name, (_, d) in table.reported.items()}
         results["measures"] = {k: v for k, v in table.measures.items() if k in rows}
         results["references"] = {k: v for k, v in table.references.items() if k in rows}
     without_table = "scratch" if "scratch" in rows else "weak"

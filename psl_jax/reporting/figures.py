@@ -11,7 +11,7 @@ import pathlib
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
@@ -42,12 +42,7 @@ _STYLE_COLOURS = {
 }
 
 
-class Caption(NamedTuple):
-    """Name of a figure's file (without ending), title above it, and what to know to read it."""
-
-    name: str
-    title: str
-    note: str = ""
+Plot = Callable[["Axes"], None]  # draws on matplotlib's axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,15 +50,15 @@ class Figure:
     """A figure of a page.
 
     Attributes:
-      name, title, note: see Caption.
-      plot: draws it on matplotlib's axes.
+      name: of its file, without ending.
+      title, note: what stands above it: what it is, and what to know to read it.
       height: in points, without the legend.
     """
 
     name: str
     title: str
     note: str
-    plot: "Callable[[Axes], None]"
+    plot: Plot
     height: float = _HEIGHT
 
     @property
@@ -126,13 +121,12 @@ class Bar:
 
 
 def lines(
-    caption: Caption,
     series: Sequence[Series],
     *,
     x_label: str,
     y_label: str,
     log_y: bool = False,
-) -> Figure:
+) -> Plot:
     """Lines over a common x axis."""
 
     def plot(axes: "Axes") -> None:
@@ -155,17 +149,16 @@ def lines(
             axes.set_yscale("log")
         _frame(axes, x_label, y_label)
 
-    return Figure(*caption, plot)
+    return plot
 
 
 def columns(
-    caption: Caption,
     categories: Sequence[str],
     series: Sequence[tuple[str, Sequence[float], int]],
     *,
     x_label: str,
     y_label: str,
-) -> Figure:
+) -> Plot:
     """Vertical bars: for each category one of each series (name, values, colour)."""
 
     def plot(axes: "Axes") -> None:
@@ -177,10 +170,10 @@ def columns(
         axes.set_xticks(range(len(categories)), categories)
         _frame(axes, x_label, y_label, categories=True)
 
-    return Figure(*caption, plot)
+    return plot
 
 
-def bars(caption: Caption, bars: Sequence[Bar], *, x_label: str) -> Figure:
+def bars(bars: Sequence[Bar], *, x_label: str) -> Plot:
     """Horizontal bars, their values at the right, the paper's marked where they are given."""
 
     def plot(axes: "Axes") -> None:
@@ -199,7 +192,7 @@ def bars(caption: Caption, bars: Sequence[Bar], *, x_label: str) -> Figure:
         _row_names(axes, [bar.name for bar in bars])
         _frame(axes, x_label)
 
-    return Figure(*caption, plot, 70 + max(32 * len(bars), 64))
+    return plot
 
 
 def colour_of(number: int) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from psl_jax.reporting import figures
-from psl_jax.reporting.figures import Bar, Caption, Figure, Series
+from psl_jax.reporting.figures import Bar, Figure, Series
 from psl_jax.training.metric_log import LOSS, VALIDATION_MAP
 
 _MOST_POINTS = 100  # of a curve of losses
@@ -56,22 +56,17 @@ def training(log: Sequence[Mapping[str, Any]], best: Curve) -> list[Figure]:
 
 def map_figure(title: str, note: str, lines: Sequence[Series]) -> Figure:
     """Validation mAPs in percent over the training steps."""
-    return figures.lines(
-        Caption("validation", title, note), lines, x_label="training step", y_label="mAP (%)"
-    )
+    plot = figures.lines(lines, x_label="training step", y_label="mAP (%)")
+    return Figure("validation", title, note, plot)
 
 
 def loss_figure(lines: Sequence[Series], note: str) -> Figure:
     """Losses over the training steps, on a logarithmic axis where they fall far."""
     values = [value for line in lines for _, value in line.points]
     log_y = min(values) > 0 and max(values) / min(values) > 8
-    return figures.lines(
-        Caption("loss", "Training loss", note),
-        lines,
-        x_label="training step",
-        y_label="loss (logarithmic)" if log_y else "loss",
-        log_y=log_y,
-    )
+    y_label = "loss (logarithmic)" if log_y else "loss"
+    plot = figures.lines(lines, x_label="training step", y_label=y_label, log_y=log_y)
+    return Figure("loss", "Training loss", note, plot)
 
 
 def _percents(points: Curve) -> Curve:
@@ -105,8 +100,8 @@ def comparison(
         )
         for e in experiments
     ]
-    caption = Caption("mean_average_precision", "mAP on the evaluation set")
-    return [figures.bars(caption, bars, x_label="mAP (%)")]
+    plot, height = figures.bars(bars, x_label="mAP (%)"), 70 + max(32 * len(bars), 64)
+    return [Figure("mean_average_precision", "mAP on the evaluation set", "", plot, height)]
 
 
 def curves(logs: Logs, whose: str = "") -> list[Figure]:
@@ -158,13 +153,9 @@ def _labels_per_clip(statistics: Mapping[str, Mapping[str, Any]]) -> Figure:
         "Figure 2 of the paper. A class counts if any segment of the clip exceeds "
         f"{first['threshold']:g}. Clips without a label: {none}."
     )
-    return figures.columns(
-        Caption("labels_per_clip", "Labels per clip", note),
-        categories,
-        [(name, values, colour.get(name, _WEAK)) for name, values in shares.items()],
-        x_label="labels a clip",
-        y_label="clips (%)",
-    )
+    series = [(name, values, colour.get(name, _WEAK)) for name, values in shares.items()]
+    plot = figures.columns(categories, series, x_label="labels a clip", y_label="clips (%)")
+    return Figure("labels_per_clip", "Labels per clip", note, plot)
 
 
 def _shares(values: Sequence[int], length: int) -> list[float]:
@@ -182,10 +173,6 @@ def _coverage(statistics: Mapping[str, Mapping[str, Any]]) -> Figure:
         for name, s in statistics.items()
     ]
     note = f"Figure 3 of the paper, over the {first['num_clips']:,.0f} clips that have weak labels."
-    return figures.columns(
-        Caption("label_coverage", "Label coverage", note),
-        first["bins"],
-        series,
-        x_label="share of a clip's weak labels that the soft ones confirm",
-        y_label="clips (%)",
-    )
+    x_label = "share of a clip's weak labels that the soft ones confirm"
+    plot = figures.columns(first["bins"], series, x_label=x_label, y_label="clips (%)")
+    return Figure("label_coverage", "Label coverage", note, plot)

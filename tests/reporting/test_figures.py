@@ -165,9 +165,8 @@ def texts(figure: figures.Figure) -> list[str]:
 @pytest.mark.parametrize("points", [[(0, 1.0)], [(0, 1.0), (5, 1.0)], [(1, 1e-7), (2, 5e4)], []])
 def test_lines_of_few_points_and_of_extreme_ones(points, log_y):
     series = [figures.Series(NASTY, points, marks=points[:1]), figures.Series("other", points, 1)]
-    figure = figures.lines(
-        figures.Caption("f", NASTY), series, x_label="x", y_label="$y$", log_y=log_y
-    )
+    plot = figures.lines(series, x_label="x", y_label="$y$", log_y=log_y)
+    figure = figures.Figure("f", NASTY, "", plot)
     assert {"x", "$y$", NASTY, "other"} <= set(texts(figure))
 
 
@@ -177,12 +176,12 @@ def test_bars_of_zeros_of_long_names_and_of_none():
         figures.Bar(NASTY, None),
         figures.Bar("z", 0.2, 3, reference=0.1),
     ]
-    figure = figures.bars(figures.Caption("f", "t"), bars, x_label="x")
+    figure = figures.Figure("f", "t", "", figures.bars(bars, x_label="x"))
     named = {"x" * 33 + "…", NASTY, "z", "0.00", "not scored", "0.20", "paper"}
     assert named <= set(texts(figure))
     columns = [("a", [0.0, 0.0], 0)]
-    shown = figures.columns(figures.Caption("f", "t"), "pq", columns, x_label="x", y_label="y")
-    assert {"p", "q"} <= set(texts(shown))
+    plot = figures.columns("pq", columns, x_label="x", y_label="y")
+    assert {"p", "q"} <= set(texts(figures.Figure("f", "t", "", plot)))
 
 
 @pytest.mark.parametrize(
