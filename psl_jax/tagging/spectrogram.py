@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from psl_jax.audio.audio_input import Blocks
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.networks.frontend import HOP, LogMel, num_frames
 from psl_jax.runtime import files
@@ -22,14 +21,6 @@ if TYPE_CHECKING:
 
 _CHUNK_FRAMES = 1024
 DYNAMIC_RANGE = 80.0  # dB that a drawing spans
-
-
-def compute_spectrogram(blocks: Blocks, columns: int = 1200) -> tuple[np.ndarray, float]:
-    """Computes the columns of a Spectrogram, and the seconds from one column to the next."""
-    result = Spectrogram(columns)
-    for block in blocks():
-        result.add(block)
-    return result.finish()
 
 
 class Spectrogram:
@@ -100,7 +91,9 @@ def draw_png(audio: np.ndarray) -> bytes:
     """Draws the spectrogram of int16 [samples] as a PNG without axes, a pixel a column."""
     from matplotlib.figure import Figure
 
-    decibels, column_seconds = compute_spectrogram(lambda: iter([audio]), _PICTURE_COLUMNS)
+    spectrogram = Spectrogram(_PICTURE_COLUMNS)
+    spectrogram.add(audio)
+    decibels, column_seconds = spectrogram.finish()
     canvas = Figure(figsize=(len(decibels) / _DPI, _PICTURE_HEIGHT))
     axes = canvas.add_axes((0, 0, 1, 1))
     draw_spectrogram(axes, decibels, column_seconds)

@@ -100,7 +100,9 @@ class Service:
                 segment_seconds=self.segmentation.seconds,
                 hop_seconds=self.segmentation.hop_seconds,
             )
-        spectrogram.compute_spectrogram(lambda: iter([silence]))
+        picture = spectrogram.Spectrogram()
+        picture.add(silence)
+        picture.finish()
 
     def tag(
         self,

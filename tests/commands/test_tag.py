@@ -315,7 +315,9 @@ def test_a_tone_stands_at_its_frequency_in_a_plot():
     from matplotlib.figure import Figure
 
     tone = np.sin(2 * np.pi * 500 * np.arange(32_000) / 16_000).astype(np.float32)
-    decibel, step = spectrogram.compute_spectrogram(lambda: iter([tone]))
+    drawn = spectrogram.Spectrogram()
+    drawn.add(tone)
+    decibel, step = drawn.finish()
     figure = Figure(figsize=(4, 4))
     axes = figure.add_axes((0, 0, 1, 1))
     spectrogram.draw_spectrogram(axes, decibel, step)
