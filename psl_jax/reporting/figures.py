@@ -189,7 +189,9 @@ def bars(bars: Sequence[Bar], *, x_label: str) -> Plot:
         values.set_yticks(range(len(bars)), texts)
         values.spines["right"].set_visible(False)
         values.tick_params(labelcolor=INK)
-        _row_names(axes, [bar.name for bar in bars])
+        axes.set_yticks(range(len(bars)), [_short(bar.name) for bar in bars])
+        axes.tick_params("y", labelcolor=INK)
+        axes.set_ylim(len(bars) - 0.5, -0.5)  # the first one at the top
         _frame(axes, x_label)
 
     return plot
@@ -230,13 +232,6 @@ def _frame(axes: "Axes", x_label: str, y_label: str = "", *, categories: bool = 
             axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
             axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(lambda value, _: number(value))
-
-
-def _row_names(axes: "Axes", names: Sequence[str]) -> None:
-    """A row for each name, from above."""
-    axes.set_yticks(range(len(names)), [_short(name) for name in names])
-    axes.tick_params("y", labelcolor=INK)
-    axes.set_ylim(len(names) - 0.5, -0.5)
 
 
 def _dots(
