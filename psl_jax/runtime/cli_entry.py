@@ -45,6 +45,7 @@ def run(
         faulthandler.enable()  # the stacks name a library that crashes
     sys.argv[1:] = map(with_home, sys.argv[1:])
     try:
+        check_values(sys.argv[1:])
         check_places(sys.argv[1:], takes_buckets)
         try:
             sys.exit(main(parse(sys.argv)))
@@ -112,6 +113,16 @@ def with_home(argument: str) -> str:
     option, equals, value = argument.partition("=")
     is_option = option.startswith("-") and value.startswith("~")
     return option + equals + os.path.expanduser(value) if is_option else argument
+
+
+def check_values(arguments: Sequence[str]) -> None:
+    """Raises UserError for an argument without a value; the empty text is one of a setting."""
+    for argument in arguments:
+        if not argument or re.fullmatch(r"--(?!config\.)\w+=", argument):
+            raise UserError(
+                f"{argument or 'an argument'} is empty: is a variable of the shell not set? Give a "
+                "value, or leave it out"
+            )
 
 
 def check_places(arguments: Sequence[str], takes_buckets: bool) -> None:

@@ -105,6 +105,11 @@ READ = {
         "0.0\t1.0\tbirds_singing\t0.85\n1.0\t2.0\tcar\t0.25\n2.0\t3.0\tDog_Hund\t0.5\n",
         [("a.wav", 0, 1, "birds_singing"), ("a.wav", 1, 2, "car"), ("a.wav", 2, 3, "Hund")],
     ),
+    "audacity: what psl-jax tag wrote, and a label of a person": (
+        "a.txt",
+        "0.000000\t1.000000\tdog 0.85\n2.0\t3.0\tcar horn 1.00\n4.0\t5.0\tcat\n",
+        [("a.wav", 0, 1, "dog"), ("a.wav", 2, 3, "car horn"), ("a.wav", 4, 5, "cat")],
+    ),
     "birdnet lite: semicolons and no file column": (
         "a.csv",
         "Start (s);End (s);Scientific name;Common name;Confidence\n0.0;3.0;Canis;Dog;0.5\n",
@@ -324,7 +329,12 @@ REFUSED = {
     "APLOSE": (
         "e.csv",
         "filename,start_time,end_time,annotation,annotator,start_datetime\na,0,1,dog,me,now\n",
-        "APLOSE's tables are not read",
+        "tables of APLOSE are not read",
+    ),
+    "decisions of people, of whom some say no": (
+        "e.csv",
+        "filename,onset,offset,label,decision,who,when\na,0,1,dog,no,ann,\n",
+        "tables of psl-jax review, which config.corrections takes, are not read",
     ),
     "an ELAN offset": (
         "a.txt",

@@ -127,6 +127,14 @@ def test_the_home_of_an_option(monkeypatch):
     assert list(map(cli_entry.with_home, given)) == expected
 
 
+@pytest.mark.parametrize("argument", ["--thresholds=", ""])
+def test_a_value_that_is_empty_is_not_taken_for_none(argument):
+    """As of "--thresholds=$FILE" where FILE is not set."""
+    cli_entry.check_values(["tag", "a.wav", "--out=tags", "--config.teacher="])
+    with pytest.raises(UserError, match=f"{argument or 'an argument'} is empty"):
+        cli_entry.check_values(["tag", "a.wav", argument])
+
+
 @pytest.mark.parametrize("cache", [None, "/some/cache"])
 def test_a_user_may_have_no_home(monkeypatch, cache):
     """As in a container, whose user ids have no names."""

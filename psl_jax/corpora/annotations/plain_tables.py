@@ -46,7 +46,7 @@ _NUMBERS = re.compile(
     re.IGNORECASE,
 )
 # Names with their scores, as dog:0.9;cat:0.1 or dog (90 %).
-_SCORED = re.compile(r"[^\W\d_].*[\s:=(,]\s*(?:[01]?[.,]\d+|\d{1,3}\s*%)\W*", re.DOTALL)
+_SCORED = re.compile(r"[^\W\d_].*[\s:;|=(,]\s*(?:[01]?[.,]\d+|\d{1,3}\s*%)\W*", re.DOTALL)
 _PRESENCE = {"present", "presence", "ispresent"}
 _ABSENT = re.compile(r"-1|0(?:\.0*)?|f(?:alse)?|no?|absent|not[_ ]?present", re.IGNORECASE)
 _SCALES = dict.fromkeys(("s", "sec", "secs", "seconds", "sekunden"), 1.0)

@@ -44,6 +44,7 @@ _DECLINED_COLUMNS = {
     frozenset({"in file", "offset", "duration"}): "Kaleidoscope",
     frozenset({"annotation", "annotator", "start_datetime"}): "APLOSE",
     frozenset({"annotation_id", "lead_time"}): "Label Studio",
+    frozenset({"decision", "who", "when"}): "psl-jax review, which config.corrections takes,",
 }
 _LABEL_STUDIO = re.compile(rb'"annotation_id"|"was_cancelled"|"annotations".*"result"', re.DOTALL)
 
@@ -288,7 +289,9 @@ def _read_sheet(sheet: cells_lib.Sheet, hints: Hints) -> TableEvents:
     header = {title.casefold() for title in sheet.header}
     for columns, tool in _DECLINED_COLUMNS.items():
         if columns <= header:
-            raise UserError(f"{sheet.path}: {tool}'s tables are not read. Write {_PLAIN}")
+            raise UserError(
+                f"{sheet.path}: tables of {tool} are not read here. Write {_PLAIN}, or move it away"
+            )
     if not header:
         raise UserError(f"{sheet.path} is empty. Move it away if it is no table")
     return (read_raven if is_raven(sheet.header) else read_plain)(sheet, hints)

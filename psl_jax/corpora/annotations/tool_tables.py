@@ -19,6 +19,9 @@ from psl_jax.runtime.errors import UserError
 
 # --- Audacity -----------------------------------------------------------------------------------
 
+# A label and its score: psl-jax tag --format=audacity writes dog 0.85, others write dog;0.85.
+_SCORED_LABEL = re.compile(r"(\S.*?)[ ;:|(]+([01]?\.\d+)\)?")
+
 
 def is_audacity(rows: list[Row]) -> bool:
     """Whether the first line begins with a time, with a tab behind it."""
@@ -35,6 +38,8 @@ def read_audacity(path: str, rows: list[Row]) -> TableEvents:
     times = Times(path, ((row, cell) for row, cells in lines for cell in cells[:2]))
     scores = [read_score(cells[3]) if len(cells) == 4 else None for _, cells in lines]
     is_birdnet = None not in scores
+    scored = [_SCORED_LABEL.fullmatch(cells[-1]) for _, cells in lines]
+    are_scored = 2 * sum(map(bool, scored)) > len(lines)  # people may have added labels without
     for (row, cells), score in zip(lines, scores, strict=True):
         if len(cells) > 3 and not is_birdnet:
             raise UserError(f"{path}, row {row}: {len(cells)} cells, expected onset, offset, label")
@@ -53,6 +58,8 @@ def read_audacity(path: str, rows: list[Row]) -> TableEvents:
             offset, label = onset, cells[-1] if len(cells) > 1 else ""
         if is_birdnet:  # "Scientific, Common", later "Scientific_Common"; not birds_singing
             label = re.sub("^[A-Z][^,_]*(?:, |_)", "", label)
+        if are_scored and (match := _SCORED_LABEL.fullmatch(label)):
+            label, score = match[1], read_score(match[2])
         result.add(TableRow((), label, row, onset, offset, score=score))
     result.drop_repeated_rows()
     return result
