@@ -1,5 +1,6 @@
 """Tests run on the CPU and share compiled programs with the processes that they start."""
 
+import gc
 import importlib.metadata
 import os
 import shutil
@@ -16,6 +17,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 if importlib.metadata.version("jax").startswith("0.10."):
     _flags = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flags}"
+# Libraries bring a million objects, at which each collection of garbage looks anew, and tracing a
+# program makes many: collections are few, and leave alone what was imported.
+gc.set_threshold(10_000)
 # Workers find both in their environment: they share what is in them.
 _own_folders = {
     name: tempfile.mkdtemp(prefix=f"psl_jax_{name.lower()}_")
@@ -23,6 +27,11 @@ _own_folders = {
     if name not in os.environ
 }
 os.environ |= _own_folders
+
+
+def pytest_collection_finish():
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_unconfigure():
@@ -54,4 +63,14 @@ def shallow():
     import small_network
 
     with small_network.blocks(small_network.SHALLOW):
+        yield
+
+
+@pytest.fixture(scope="module")
+def empty_figures():
+    """Leaves the figures of reports empty in one module."""
+    import small_figures
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(small_figures.figures.Figure, "_draw", small_figures.draw_nothing)
         yield

@@ -53,16 +53,6 @@ def run(*command) -> int:
     return prepare.main(prepare.parse(["prepare", *map(str, command)]))
 
 
-def run_process(*command) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [forked_python.path(), "-m", "psl_jax", "prepare", *map(str, command)],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-
-
 @pytest.fixture(scope="module")
 def prepared(source, tmp_path_factory) -> pathlib.Path:
     root = tmp_path_factory.mktemp("prepared")
@@ -188,8 +178,15 @@ def test_the_only_data_set_below_a_folder_is_found(prepared, tmp_path):
 
 def test_beam_writes_the_same_files(source, prepared, tmp_path):
     pytest.importorskip("apache_beam", reason="needs Apache Beam")
-    result = run_process(*arguments(source, tmp_path, "--beam_options=--runner=DirectRunner"))
-    assert result.returncode == 0, result.stderr
+    beam = "--beam_options=--runner=DirectRunner"
+    done = subprocess.run(
+        [forked_python.path(), "-m", "psl_jax", "prepare", *arguments(source, tmp_path, beam)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
     data_dir = pathlib.Path(split_index_files.find_data_dir(tmp_path))
     assert record_hashes(data_dir) == record_hashes(split_index_files.find_data_dir(prepared))
     ours = {path.name for path in pathlib.Path(split_index_files.find_data_dir(prepared)).iterdir()}
@@ -199,7 +196,6 @@ def test_beam_writes_the_same_files(source, prepared, tmp_path):
 
 def test_wrong_beam_options(source, tmp_path):
     pytest.importorskip("apache_beam", reason="needs Apache Beam")
-    result = run_process(*arguments(source, tmp_path, "--beam_options=DirectRunner"))
-    assert result.returncode == 2
-    assert "--beam_options: 'DirectRunner' is no option" in result.stderr
+    with pytest.raises(UserError, match="--beam_options: 'DirectRunner' is no option"):
+        run(*arguments(source, tmp_path, "--beam_options=DirectRunner"))
     assert not list(tmp_path.rglob("dataset_info.json"))

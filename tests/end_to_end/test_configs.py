@@ -146,6 +146,7 @@ def quickstart(tmp_path_factory):
     part = write_part(folder, "quickstart", {"teacher", "psl2s"})
     call_main(
         *("--config", part, "--workdir", folder / "run", *SIZES, *SMALL),
+        "--config.experiments.teacher.segment_seconds=2.0",  # programs of one length are compiled
         # Settings in which the suite's experiments do not differ before.
         "--config.experiments.psl2s.train.log_every=7",
         "--config.experiments.psl2s.augment.gain_db=(-3.0, 3.0)",

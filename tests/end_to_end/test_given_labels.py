@@ -14,6 +14,8 @@ from psl_jax.networks.class_lists import audioset_classes
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.run_files import Stage
 
+pytestmark = pytest.mark.usefixtures("empty_figures")
+
 
 def config_of(folder, labels, **changes):
     config = config_lib.student("psl1s", 1.0)  # its teacher is runs/teacher, which is not there

@@ -17,6 +17,7 @@ from small_suite import CONFIG
 
 from psl_jax import UserError
 
+pytestmark = pytest.mark.usefixtures("empty_figures")
 SAVING = ("--config.train.checkpoint_every=1",)
 
 

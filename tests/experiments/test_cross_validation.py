@@ -15,6 +15,8 @@ from psl_jax.experiments.run_folder import Stage
 from psl_jax.experiments.suite_results import Repetition
 from psl_jax.scoring import bootstrap, evaluation
 
+pytestmark = pytest.mark.usefixtures("empty_figures")
+
 
 @pytest.fixture
 def recordings(tmp_path):

@@ -154,7 +154,8 @@ def _import_much() -> None:
     for name in _IMPORTED_LATE:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
-    gc.freeze()  # a program that ends need not look at all of that
+    gc.freeze()  # programs need not look at all of that
+    gc.set_threshold(10_000)
     from jax._src import xla_bridge
 
     assert not xla_bridge.backends_are_initialized(), "its threads would be missing in programs"

@@ -1,4 +1,4 @@
-"""psl_jax.main with a shallow network, which compiles fast: python small_main.py ARGUMENTS
+"""psl_jax.main with a shallow network and empty figures, fast: python small_main.py ARGUMENTS
 
 With DIE_AT set the process kills itself (SIGKILL) on the way: "batch 5" when the fifth batch of
 training is about to be used, "shard 1" when that shard of soft labels is about to be written,
@@ -12,14 +12,17 @@ import runpy
 import signal
 import time
 
+from small_figures import draw_nothing
 from small_network import SHALLOW
 
 from psl_jax.data import soft_labels
 from psl_jax.networks import mobilenetv2
+from psl_jax.reporting import figures
 from psl_jax.runtime import files
 from psl_jax.training import loop
 
 mobilenetv2.INVERTED_RESIDUALS = SHALLOW
+figures.Figure._draw = draw_nothing
 
 
 def die_before(module, name, is_time):

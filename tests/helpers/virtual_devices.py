@@ -40,11 +40,7 @@ from psl_jax.training.step import Recipe, TeacherInStep, TrainState, init_state,
 CLASSES, BATCH, SAMPLES, STEPS, RATE = 5, 16, 4000, 2, 1e-4
 
 # Fewer and narrower layers than usual, and short clips: much less to compile and to compute.
-mobilenetv2.INVERTED_RESIDUALS = (
-    (1, 16, 1, 1),
-    (6, 24, 2, 2),
-)
-
+mobilenetv2.INVERTED_RESIDUALS = ((6, 24, 2, 2),)
 mobilenetv2.NUM_HALVINGS = 2  # that are left
 mn.TABLE = small_mn.SHALLOW
 

@@ -70,20 +70,6 @@ def test_alpha_1_is_training_on_the_soft_labels_to_the_bit(data, tmp_path, teach
     assert_same_bits(parallel.to_host(state.variables), last_variables(tmp_path / "psl"))
 
 
-def test_in_between_targets_are_mixed(data, tmp_path, teacher):
-    alpha = 0.25
-    found = settings(data, labels="soft", teacher=teacher, alpha=alpha)
-    one = run(found, tmp_path / "run", "relabel")
-    source = one.source(found.data.train_split)
-    labels = SoftLabels.open(tmp_path / "run/soft_labels", source.index, one.segmentation)
-    soft, weak = labels.gather(np.arange(8)), source.index.weak_labels()
-    segments = Segments(source, one.segmentation, labels, alpha)
-    for batch in itertools.islice(batches.train_batches(segments, TrainingOrder(5, 0)), 6):
-        clip, segment = batch["clip"], batch["segment"]
-        expected = alpha * soft[clip, segment] + (1 - alpha) * weak[clip]
-        np.testing.assert_allclose(batch["labels"], expected, atol=1e-3)
-
-
 # --- the teacher in the step ---------------------------------------------------------------------
 
 
@@ -96,22 +82,29 @@ def in_step(data, teacher, **train):
     return settings(data, **changes, relabel={"when": "in_step", "count_padding": True})
 
 
-def test_a_run_with_the_teacher_in_the_step_is_one_on_stored_labels(data, tmp_path, teacher):
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of such a run that was not stopped."""
+    folder = tmp_path_factory.mktemp("in_step")
+    data = small_experiments.write_data(folder / "data")
+    teacher = small_experiments.save_model(folder / "teacher", seed=3)
+    asked = in_step(data, str(teacher))
+    assert not run(asked, folder / "run", "relabel").folder.finished
+    assert set(run(asked, folder / "run").folder.finished) == {"train"}
+    return folder / "run"
+
+
+def test_a_run_with_the_teacher_in_the_step_is_one_on_stored_labels(data, tmp_path, teacher, whole):
     """To what float16 takes of the labels. They are made before the student's augmentation."""
     asked = in_step(data, teacher)
-    assert not run(asked, tmp_path / "in_step", "relabel").folder.finished
-    one = run(asked, tmp_path / "in_step")
     stored = dataclasses.replace(asked.relabel, when="beforehand")
     run(dataclasses.replace(asked, relabel=stored), tmp_path / "stored")
-    np.testing.assert_allclose(losses(tmp_path / "in_step"), losses(tmp_path / "stored"), rtol=2e-4)
-    assert set(one.folder.finished) == {"train"}
-    assert not (tmp_path / "in_step/soft_labels").exists()
+    np.testing.assert_allclose(losses(whole), losses(tmp_path / "stored"), rtol=2e-4)
+    assert not (whole / "soft_labels").exists()
 
 
-def test_another_teacher_is_refused_and_a_stopped_run_goes_on(data, tmp_path, teacher):
-    every_step = {"max_steps": 3, "checkpoint_every": 1}
-    asked = in_step(data, teacher, **every_step)
-    run(asked, tmp_path / "whole")
+def test_another_teacher_is_refused_and_a_stopped_run_goes_on(data, tmp_path, teacher, whole):
+    asked = in_step(data, teacher, checkpoint_every=1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Experiment, "_validate", stop)
         with pytest.raises(KeyboardInterrupt):
@@ -121,7 +114,7 @@ def test_another_teacher_is_refused_and_a_stopped_run_goes_on(data, tmp_path, te
         run(asked, tmp_path / "cut")
     small_experiments.save_model(other, seed=3)
     run(asked, tmp_path / "cut")
-    assert_same_bits(last_variables(tmp_path / "cut"), last_variables(tmp_path / "whole"))
+    assert_same_bits(last_variables(tmp_path / "cut"), last_variables(whole))
     (tmp_path / "teacher").rename(tmp_path / "gone")  # no longer needed
     run(asked, tmp_path / "cut", stage="report")
     assert files.read_json(tmp_path / "cut/metrics.json")["num_clips"] == 8
