@@ -337,7 +337,8 @@ def _add_labels(
 
 
 def _list_times(events: Iterable[tuple[TableRow, int]]) -> tuple[tuple[float, float, int], ...]:
-    return tuple(sorted((event.onset, event.offset, label) for event, label in events))
+    """Onset, offset and class of each event, once: it may be marked in several channels."""
+    return tuple(sorted({(event.onset, event.offset, label) for event, label in events}))
 
 
 def _make_ids(files: Iterable[str]) -> dict[str, str]:

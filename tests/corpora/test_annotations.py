@@ -261,6 +261,11 @@ REFUSED = {
         "filename,onset,offset,label\na,0,5,1,5,dog\n",
         "row 2: more cells than the 4 columns",
     ),
+    "a unit of the onset alone": (
+        "e.csv",
+        "filename,onset_ms,duration,label\na,500,600,dog\n",
+        "row 1: milliseconds and times without a unit, in onset_ms, duration",
+    ),
     "a minute of 75 seconds": (
         "e.csv",
         "filename,onset,offset,label\na,0:75,0:80,dog\n",

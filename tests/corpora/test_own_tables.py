@@ -157,7 +157,7 @@ def test_files_that_are_called_a_little_otherwise(tmp_path):
 
 def test_a_class_of_events_alone_is_told(tmp_path):
     tables = {"full": "filename,labels\na.wav,dog\n"}
-    tables["full_events"] = "filename,onset,offset,label\na.wav,0,1,dgo;dog\n"
+    tables["full_events"] = "filename,onset,offset,label\na.wav,0,1,dgo;dog\na.wav,0,1,DOG\n"
     _, told, rows = read_tables(tmp_path, **tables)
     assert "'dgo'" in told["class of events alone"]
     assert rows["a.wav"].events == ((0.0, 1.0, 0), (0.0, 1.0, 1))

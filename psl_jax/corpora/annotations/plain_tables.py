@@ -121,16 +121,16 @@ def read_plain(sheet: Sheet, hints: Hints) -> TableEvents:
 
 
 def _find_columns(sheet: Sheet, hints: Hints) -> tuple[dict[str, int], dict[str, float]]:
-    """The numbers of the columns that are there, and their units in seconds. Raises UserError."""
+    """The numbers of the columns that are there, and the units of times. Raises UserError."""
     titles, units = [], []
     for title in sheet.header:
         normal = re.sub(r"[\s-]+", "_", title.strip().casefold())
         match = _UNIT.fullmatch(normal)
         unit = (match["a"] or match["b"] or match["c"]) if match else ""
         titles.append((match[1] if match and unit in _SCALES else normal).replace("_", ""))
-        units.append(_SCALES.get(unit, 1.0))
+        units.append(_SCALES.get(unit))
     columns: dict[str, int] = {}
-    scales = dict.fromkeys(_NAMES, 1.0)
+    scales: dict[str, float | None] = {}
     for name, groups in _NAMES.items():
         title_of_user = hints.columns.get(name)
         if title_of_user is not None and title_of_user in sheet.header:
@@ -145,7 +145,11 @@ def _find_columns(sheet: Sheet, hints: Hints) -> tuple[dict[str, int], dict[str,
             if numbers:
                 columns[name], scales[name] = numbers[0], units[numbers[0]]
                 break
-    return columns, scales
+    of_times = {name: scales[name] for name in [n for n in _TIMES if n in columns][:2]}
+    if {None, 1e-3} <= set(of_times.values()):
+        titles_of_times = ", ".join(sheet.header[columns[name]] for name in of_times)
+        raise _make_error(sheet, f"milliseconds and times without a unit, in {titles_of_times}")
+    return columns, {name: scale or 1.0 for name, scale in of_times.items()}
 
 
 def _check_labels(sheet: Sheet, column: int | None) -> None:
