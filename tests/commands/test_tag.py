@@ -191,8 +191,6 @@ def test_bad_files_are_a_line_each_and_the_rest_go_on(run, folder, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--threshold=2"], "threshold is 2"),
-        (["--median_filter=2"], "odd"),
         (["--top_k=0"], "top_k is 0"),
         (["--labels=;"], "no labels are left"),
         (["--labels=siren;siren"], "siren' is asked for twice"),

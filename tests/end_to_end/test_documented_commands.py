@@ -29,7 +29,10 @@ from psl_jax import cli
 from psl_jax.experiments import suite
 
 # ml-collections loads a config by a method that Python 3.12 has no more.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.usefixtures("empty_figures"),
+]
 DOCUMENTS = [places.ROOT / "README.md", *sorted((places.ROOT / "docs").glob("*.md"))]
 BEING_INSTALLED = "installs packages or weights: test_installed.py installs the package"
 A_MODEL_OF_OTHERS = "needs the published weights of others: tests/teachers runs such teachers"

@@ -22,6 +22,8 @@ from psl_jax.experiments.training_steps import make_recipe
 from psl_jax.runtime import files, parallel
 from psl_jax.training.step import init_state, train_program
 
+pytestmark = pytest.mark.usefixtures("empty_figures")
+
 
 @pytest.fixture
 def data(tmp_path):
