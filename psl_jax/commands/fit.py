@@ -21,8 +21,8 @@ from psl_jax.runtime import cli_entry, disk_errors, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
 from psl_jax.scoring import evaluation
-from psl_jax.teachers import fitted_teacher, logistic_regression, scoring_cli
-from psl_jax.teachers.logistic_regression import FitResult
+from psl_jax.teachers import fitted_teacher, scoring_cli
+from psl_jax.teachers.fitted_teacher import FitResult
 
 _FEW = 3  # clips of a class: what is fitted to fewer is hardly known
 
@@ -71,7 +71,7 @@ def main(arguments: argparse.Namespace) -> None:
 
     def finish() -> None:
         features = fitted_teacher.compute_features(scores)
-        fit_result = logistic_regression.fit(features, index.weak_labels())
+        fit_result = fitted_teacher.fit(features, index.weak_labels())
         about = {
             "split": index.split,
             "clips": len(index),

@@ -16,11 +16,13 @@ from psl_jax.networks import class_lists
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import MissingPackageError, UserError
 from psl_jax.runtime.settings import check, list_settings, setting
-from psl_jax.teachers.host_scorer import Run, cut_windows, make_opener
 from psl_jax.teachers.teacher import (
     AUDIOSET_SECONDS,
+    Run,
     Teacher,
     check_scores,
+    cut_windows,
+    make_opener,
     make_quiet_noise,
     make_teacher,
 )

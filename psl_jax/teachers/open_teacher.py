@@ -30,10 +30,10 @@ from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import is_remote, path_of
 from psl_jax.scoring.scorer import Scorer
 from psl_jax.scoring.settings import RelabelSettings
-from psl_jax.teachers.host_scorer import make_opener
 from psl_jax.teachers.teacher import (
     Teacher,
     check_scores,
+    make_opener,
     make_quiet_noise,
     make_teacher,
     map_classes,

@@ -22,11 +22,12 @@ from psl_jax.runtime import files
 from psl_jax.runtime.errors import MissingPackageError, UserError
 from psl_jax.runtime.settings import flatten
 from psl_jax.scoring.scorer import CPU_BATCH
-from psl_jax.teachers.host_scorer import HostScorer, cut_windows
 from psl_jax.teachers.teacher import (
     AUDIOSET_SECONDS,
+    HostScorer,
     Teacher,
     check_scores,
+    cut_windows,
     make_quiet_noise,
     make_teacher,
 )

@@ -21,7 +21,7 @@ from psl_jax.networks.mn_frontend import MnFrontEnd
 from psl_jax.networks.trained_model import Model, ModelInfo
 from psl_jax.preparing.prepare_corpus import prepare
 from psl_jax.tagging.tagger import Tagger
-from psl_jax.teachers.host_scorer import HostScorer
+from psl_jax.teachers.teacher import HostScorer
 from psl_jax.weights import pytorch_file
 
 RATE = 32_000

@@ -11,7 +11,7 @@ from small_teachers import write_onnx
 from psl_jax.commands import evaluate, fit
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring import metrics
-from psl_jax.teachers import logistic_regression, open_teacher, teacher
+from psl_jax.teachers import fitted_teacher, open_teacher, teacher
 
 LENGTHS = [16_000, 20_000] * 20
 
@@ -33,7 +33,7 @@ def problem(clips=120, features=6, classes=3):
 
 def test_it_is_the_minimum_that_scipy_finds_in_float64():
     x, y = problem()
-    found = logistic_regression.fit(x, y, penalties=[0.01])
+    found = fitted_teacher.fit(x, y, penalties=[0.01])
     scaled = (x - x.mean(axis=0, dtype=np.float64)) / x.std(axis=0, dtype=np.float64)
 
     def loss(values, labels):
@@ -49,17 +49,15 @@ def test_it_is_the_minimum_that_scipy_finds_in_float64():
 
 def test_the_penalty_is_the_one_of_the_best_held_out_clips():
     x, y = problem()
-    found = logistic_regression.fit(x, y, penalties=[1e-5, 0.03, 1000.0])
+    found = fitted_teacher.fit(x, y, penalties=[1e-5, 0.03, 1000.0])
     assert found.penalty == max(found.held_out, key=found.held_out.get)
     assert list(found.held_out)[:2] == [1000.0, 0.03]
     fold = np.random.default_rng(0).permutation(len(x)) % 2
     scores = np.zeros_like(y)
     for half in range(2):  # by itself
-        part = logistic_regression.fit(
-            x[fold != half], y[fold != half], penalties=[0.03]
-        ).classifier
+        part = fitted_teacher.fit(x[fold != half], y[fold != half], penalties=[0.03]).classifier
         scores[fold == half] = part(x[fold == half])
-    two = logistic_regression.fit(x, y, penalties=[0.03], num_folds=2)
+    two = fitted_teacher.fit(x, y, penalties=[0.03], num_folds=2)
     expected = metrics.mean_average_precision(y, scores)
     assert two.held_out[0.03] == pytest.approx(expected, abs=0.01)
 
@@ -67,7 +65,7 @@ def test_the_penalty_is_the_one_of_the_best_held_out_clips():
 def test_a_class_that_no_clip_has_and_a_feature_that_never_changes():
     x, y = problem()
     x[:, 2], y[:, 1] = 7.0, 0.0
-    found = logistic_regression.fit(x, y)
+    found = fitted_teacher.fit(x, y)
     assert np.isfinite(found.classifier.kernel).all() and np.isfinite(found.classifier.bias).all()
     assert found.classifier(x)[:, 1].max() < 0.05
 
