@@ -1,7 +1,7 @@
 """Parses the name of a teacher, as in MODEL and config.teacher, and opens it for a data set.
 
 runs/teacher                     a run, an export or a published checkpoint of ours (run:...)
-mn04                             published weights, downloaded once (`published_weights`)
+mn04                             published weights, downloaded once (`weights.load_model`)
 mn:mn10_as.pt                    EfficientAT's mn, .pt or .safetensors
 onnx:FILE, tflite:FILE           a file of another runtime
 python:package.module:function   a callable
@@ -38,7 +38,7 @@ from psl_jax.teachers.teacher import (
     make_teacher,
     map_classes,
 )
-from psl_jax.weights.published_weights import PUBLISHED, fetch
+from psl_jax.weights.load_model import PUBLISHED, fetch_published, load_model
 
 KINDS = ("run", "mn", "onnx", "tflite", "python", "transformers", "fitted")
 _BY_SUFFIX = {".onnx": "onnx", ".tflite": "tflite", ".npz": "fitted"}
@@ -60,7 +60,7 @@ def parse_name(name: str | os.PathLike[str]) -> TeacherName:
     if kind not in KINDS:
         kind, where = "run", text
         if where in PUBLISHED:
-            kind, where = "mn", os.fspath(fetch(where))
+            kind, where = "mn", os.fspath(fetch_published(where))
     if not where:
         raise UserError(
             f"teacher {text!r}: expected a run folder, or one of {', '.join(KINDS[1:])} and what "
@@ -86,8 +86,6 @@ def load_teacher(name: TeacherName, *, trust_remote_code: bool = False) -> Teach
         )
     # We import each kind where it is used: most need a package that others do without.
     if kind in ("run", "mn"):
-        from psl_jax.weights.load_model import load_model
-
         model = load_model(where)
         published = model.info.origin.get("imported", {}) if kind == "mn" else {}
         return make_own_teacher(model, published.get("sha256", "")[:16])

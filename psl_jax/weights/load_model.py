@@ -5,17 +5,35 @@ import os
 import pathlib
 import re
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from psl_jax.networks.trained_model import Model
 from psl_jax.runtime.errors import MissingPackageError, UserError
 from psl_jax.runtime.paths import is_remote, local_copy, path_of
-from psl_jax.weights.published_weights import PUBLISHED
-from psl_jax.weights.published_weights import fetch as fetch_weights
 
 _PUBLISHED_FILE = "model.safetensors"  # in a folder that psl-jax publish wrote
 HUB = "hf://"
 FILES = (".pt", ".pth", ".safetensors")
 _GRAPHS = (".onnx", ".tflite", ".stablehlo")
+
+
+class Weights(NamedTuple):
+    """Where weights are, what they are, and under which licence."""
+
+    url: str
+    sha256: str
+    licence: str
+
+
+_EFFICIENTAT = "https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1"
+
+PUBLISHED: dict[str, Weights] = {
+    "mn04": Weights(
+        f"{_EFFICIENTAT}/mn04_as_mAP_432.pt",
+        "899a8c6217063f6941793102a2780b3dd788ab11fce468d9cf5f0577c453321c",
+        "MIT",
+    ),
+}
 
 
 def load_model(path: str | os.PathLike[str], classes: Sequence[str] | None = None) -> Model:
@@ -34,7 +52,7 @@ def load_model(path: str | os.PathLike[str], classes: Sequence[str] | None = Non
         return load_model(fetch(os.fspath(path)), classes)
     path = path_of(path)
     if os.fspath(path) in PUBLISHED and not path.exists():
-        path = fetch_weights(os.fspath(path))
+        path = fetch_published(os.fspath(path))
     if is_remote(path) and path.suffix in FILES:
         with _copy_with_sidecar(path) as copy:
             return load_model(copy, classes)
@@ -102,3 +120,23 @@ def fetch(address: str, patterns: Sequence[str] = _FILE_PATTERNS) -> str:
     if not any(pathlib.Path(folder).iterdir()):
         raise UserError(f"{address} holds no model: none of {', '.join(patterns)}")
     return folder
+
+
+def fetch_published(name: str) -> pathlib.Path:
+    """The file of PUBLISHED weights, downloaded where it is not there yet. Raises UserError."""
+    import pooch
+    from requests import RequestException
+
+    weights = PUBLISHED[name]
+    folder, file = pathlib.Path(pooch.os_cache("psl_jax")), os.path.basename(weights.url)
+    try:
+        path = pooch.retrieve(
+            weights.url, f"sha256:{weights.sha256}", file, folder, progressbar=False
+        )
+    except (RequestException, OSError, ValueError) as error:  # the last of another checksum
+        reason = f"{error}".partition("\n")[0]
+        raise UserError(
+            f"cannot download {name} from {weights.url}: {reason}. Download the file of SHA-256 "
+            f"{weights.sha256} elsewhere, and copy it to {folder / file}"
+        ) from error
+    return pathlib.Path(path)

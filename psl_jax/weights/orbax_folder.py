@@ -1,7 +1,6 @@
 """Reads and writes a finished model as a folder: Orbax arrays beside model.json."""
 
 import contextlib
-import difflib
 import hashlib
 import os
 import pathlib
@@ -21,7 +20,6 @@ from psl_jax.runtime import distributed, errors, files, interrupts
 from psl_jax.runtime.disk_errors import check_writable, plain_disk_errors
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import absolute, is_remote, local_copy, path_of, remove_tree
-from psl_jax.weights.published_weights import PUBLISHED
 
 MODEL_FILE = "model.json"
 MODEL_FOLDER = "averaged"
@@ -89,9 +87,9 @@ def find_folder(path: str | os.PathLike[str]) -> pathlib.Path:
             names = "".join(f"\n  {name}" for name in models)
             raise UserError(f"{path} holds several models: give one of them{names}")
         if not path_of(path).exists():
-            near = difflib.get_close_matches(os.fspath(path), PUBLISHED, 1, 0.8)
-            hint = f"Is it {near[0]}?" if near else "Is the path right?"
-            raise UserError(f"{path}: there is no such file or folder. {hint}")
+            raise UserError(
+                f"{path}: there is no such file or folder. Expected that of a model, or mn04"
+            )
         raise UserError(
             f"{path} holds no finished model (no {MODEL_FOLDER}/{MODEL_FILE} in it). Expected the "
             "folder of a finished run: train one first, such as with "

@@ -9,8 +9,8 @@ import pytest
 
 from psl_jax.runtime.errors import UserError
 from psl_jax.teachers.open_teacher import parse_name
-from psl_jax.weights import published_weights
-from psl_jax.weights.published_weights import Weights, fetch
+from psl_jax.weights import load_model
+from psl_jax.weights.load_model import Weights, fetch_published
 
 CONTENT = b"weights" * 1000
 
@@ -46,24 +46,24 @@ def served(tmp_path, monkeypatch):
 
 def publish(monkeypatch, address, content=CONTENT):
     weights = Weights(address, hashlib.sha256(content).hexdigest(), "MIT")
-    monkeypatch.setitem(published_weights.PUBLISHED, "mn04", weights)
+    monkeypatch.setitem(load_model.PUBLISHED, "mn04", weights)
 
 
 def test_weights_are_downloaded_once_and_then_need_no_server(served, monkeypatch):
     address, requested = served
     publish(monkeypatch, address)
-    path = fetch("mn04")
+    path = fetch_published("mn04")
     assert path.read_bytes() == CONTENT and requested == ["/mn04.pt"]
     kind, where = parse_name("mn04")
     assert (kind, where) == ("mn", str(path)) and requested == ["/mn04.pt"]
     publish(monkeypatch, "http://127.0.0.1:9/mn04.pt")
-    assert fetch("mn04") == path
+    assert fetch_published("mn04") == path
 
 
 def test_another_file_is_refused_and_not_kept(served, monkeypatch, tmp_path):
     publish(monkeypatch, served[0], b"what was published")
     with pytest.raises(UserError, match=r"cannot download mn04 .*does not match the known hash"):
-        fetch("mn04")
+        fetch_published("mn04")
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
 
 
@@ -71,7 +71,7 @@ def test_without_a_connection_the_message_says_what_to_put_where(served, monkeyp
     publish(monkeypatch, "http://127.0.0.1:9/mn04.pt")
     message = rf"127\.0\.0\.1:9/mn04.* and copy it to {tmp_path}/cache/psl_jax/mn04\.pt$"
     with pytest.raises(UserError, match=message):
-        fetch("mn04")
+        fetch_published("mn04")
 
 
 def test_an_interrupted_download_is_told_and_begins_again(served, monkeypatch, tmp_path):
@@ -79,7 +79,7 @@ def test_an_interrupted_download_is_told_and_begins_again(served, monkeypatch, t
     interrupted = address.replace("mn04.pt", "interrupted.pt")
     publish(monkeypatch, interrupted)
     with pytest.raises(UserError, match=r"cannot download mn04 from http.*interrupted\.pt"):
-        fetch("mn04")
+        fetch_published("mn04")
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
     publish(monkeypatch, address)
-    assert fetch("mn04").read_bytes() == CONTENT
+    assert fetch_published("mn04").read_bytes() == CONTENT
