@@ -185,33 +185,16 @@ def load_clip(row: ClipRow, max_seconds: float, rate: int = SAMPLE_RATE) -> Load
         of_clip = f"{row.id}: " if isinstance(row.audio, RecordingPart) else ""
         note("silent", f"{of_clip}every sample is zero; kept")
     seconds = len(audio.samples) / SAMPLE_RATE
-    labels, events = row.labels, row.events
-    if row.events is not None:
+    events = row.events
+    if events is not None:
         events = tuple(
             (onset, min(offset, seconds), label)
-            for onset, offset, label in row.events
+            for onset, offset, label in events
             if onset < seconds
         )
-        outside = len(row.events) - len(events)
-        if outside and not audio.cut:
-            note(
-                "bad event",
-                f"{outside} begin after the end of the file ({seconds:.2f} s); left out",
-            )
-        elif outside:
-            inside = {label for _, _, label in events}
-            cut_away = {label for _, _, label in row.events} - inside
-            labels = tuple(label for label in labels if label not in cut_away)
-            if dropped := len(row.labels) - len(labels):
-                detail = f"{dropped} of {len(row.labels)} labels have events only after the first "
-                detail += f"{seconds:g} s; left out" + (
-                    "" if labels else ", and with them the clip"
-                )
-                note("label cut away", detail)
-            if row.labels and not labels:
-                return Loaded(None, tuple(problems))
-    clip = Clip(row.id, audio.samples, labels, events, row.unknown)
-    return Loaded(clip, tuple(problems))
+        if outside := len(row.events or ()) - len(events):
+            note("bad event", f"{outside} begin after the clip's end ({seconds:.2f} s); left out")
+    return Loaded(Clip(row.id, audio.samples, row.labels, events, row.unknown), tuple(problems))
 
 
 def _span_of(audio: Audio, start: float, end: float) -> tuple[Audio, bool]:

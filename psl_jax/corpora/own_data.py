@@ -20,6 +20,7 @@ from psl_jax.corpora.recording_clips import (
     path_of_row,
 )
 from psl_jax.data.settings import DataSettings
+from psl_jax.networks.class_lists import list_first
 from psl_jax.runtime import csv_files, files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
@@ -181,12 +182,13 @@ class OwnData(Corpus):
         clips, problems_of_cutting = self._cut(measured)
         all_clips = [clip for of_split in clips.values() for clip in of_split]
         if absent := find_unlearnable(all_clips, len(self.classes)):
-            clips, problems_of_cutting = self._cut(self._count_as_absent(absent, measured))
+            self._note_absent(absent, measured)
+            clips, problems_of_cutting = self._cut(measured, absent)
         self.problems += problems_of_cutting
         return clips
 
     def _cut(
-        self, measured: _Measured
+        self, measured: _Measured, absent: frozenset[int] = frozenset()
     ) -> tuple[dict[str, list[ClipRow]], list[tuple[str | None, Problem]]]:
         """The clips of each split, and (split, problem)."""
         clips: dict[str, list[ClipRow]] = {split: [] for split in measured}
@@ -194,14 +196,14 @@ class OwnData(Corpus):
         for split, recordings in measured.items():
             for recording in recordings:
                 clips_of_recording, problems = cut_recording(
-                    recording, self.max_clip_seconds, len(self.classes)
+                    recording, self.max_clip_seconds, len(self.classes), absent
                 )
                 clips[split] += clips_of_recording
                 all_problems += [(split, problem) for problem in problems]
         return clips, all_problems
 
-    def _count_as_absent(self, classes: frozenset[int], measured: _Measured) -> _Measured:
-        """Lets clips without an event of these classes lack them, where nobody said otherwise."""
+    def _note_absent(self, classes: frozenset[int], measured: _Measured) -> None:
+        """Says which classes clips without an event of them lack, though nobody said so."""
         unknown = {
             label
             for recordings in measured.values()
@@ -210,18 +212,13 @@ class OwnData(Corpus):
             for label in classes - recording.coverage.classes
         }
         if not unknown:
-            return measured
-        names = [self.classes[label] for label in sorted(unknown)]
-        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+            return
+        shown = list_first([self.classes[label] for label in sorted(unknown)], 5)
         detail = f"{shown}: fewer clips are known to lack the class than to have it, so clips "
         detail += "without an event of it count as clips that lack it. A column annotated_classes, "
         detail += "or data.annotated=throughout, tells what is absent"
         print(f"note: {detail}")
         self.problems.append((None, Problem(self.source_dir, "counted as absent", detail)))
-        return {
-            split: [recording.count_as_absent(classes) for recording in recordings]
-            for split, recordings in measured.items()
-        }
 
 
 def _read_columns(text: str) -> dict[str, str]:

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,44 +21,22 @@ from psl_jax.runtime.paths import is_remote, path_of
 UnsureTime = tuple[float, float, int | None]  # onset, offset, class (None: any)
 
 
-@dataclasses.dataclass(frozen=True)
-class Coverage:
+class Coverage(NamedTuple):
     """What is known of a recording where no event and no label is."""
 
     # Of which all events are annotated: clips without such an event lack the class.
     classes: frozenset[int]
-    is_told: bool  # by somebody; else classes of `find_unlearnable` are added
+    is_told: bool  # by somebody; else classes of `find_unlearnable` count as absent, too
     keeps_background: bool  # whether clips without any label are kept
     unsure: tuple[UnsureTime, ...] = ()
 
-    def unknown_in(
-        self, onset: float, offset: float, labels: Iterable[int], num_classes: int
-    ) -> tuple[int, ...]:
-        """The classes that are unknown in a stretch of the recording with these labels."""
-        everything = range(num_classes)
-        unknown = set(everything) - self.classes
-        for start, end, label in self.unsure:
-            if start < offset and max(end, start + 1e-6) > onset:
-                unknown |= set(everything if label is None else [label])
-        return tuple(sorted(unknown - set(labels)))
 
-
-@dataclasses.dataclass(frozen=True)
-class MeasuredRecording:
+class MeasuredRecording(NamedTuple):
     """A recording that is to be cut."""
 
     row: ClipRow  # of all of it
     seconds: float | None  # None where it cannot be opened: one clip
     coverage: Coverage
-
-    def count_as_absent(self, classes: frozenset[int]) -> "MeasuredRecording":
-        """The recording whose clips lack these classes without an event, if nobody said else."""
-        if self.coverage.is_told:
-            return self
-        classes |= self.coverage.classes
-        return dataclasses.replace(
-            self, coverage=dataclasses.replace(self.coverage, classes=classes)
-        )
 
 
 def path_of_row(row: ClipRow) -> str:
@@ -83,20 +62,35 @@ def _measure(path: str) -> float | None:
 
 
 def cut_recording(
-    recording: MeasuredRecording, clip_seconds: float, num_classes: int
+    recording: MeasuredRecording,
+    clip_seconds: float,
+    num_classes: int,
+    absent: frozenset[int] = frozenset(),
 ) -> tuple[list[ClipRow], list[Problem]]:
     """The clips of a recording, in order, and what there is to tell of them.
 
     A label of a recording is one of all its clips where no event has it, else of those in which
     its events sound. Clips without any label are left out, but where the coverage keeps them.
+    absent: classes that clips without such an event lack, unless somebody told what they lack.
     """
-    row, covered = recording.row, recording.coverage
+    row, _, covered = recording
+    everything = range(num_classes)
+    not_covered = set(everything) - covered.classes - (frozenset() if covered.is_told else absent)
+
+    def find_unknown(onset: float, offset: float, labels: Iterable[int]) -> tuple[int, ...]:
+        """The classes that are unknown in a stretch of the recording with these labels."""
+        unknown = set(not_covered)
+        for start, end, label in covered.unsure:
+            if start < offset and max(end, start + 1e-6) > onset:
+                unknown |= set(everything if label is None else [label])
+        return tuple(sorted(unknown - set(labels)))
+
     whole, remainder = divmod(recording.seconds or 0.0, clip_seconds)
     count = int(whole) + (remainder > CUT_TOLERANCE_SECONDS)
     if count < 2:
         if not (row.labels or covered.keeps_background):
             return [], [Problem(row.filename, "not annotated", "no sure label; left out")]
-        unknown = covered.unknown_in(0.0, math.inf, row.labels, num_classes)
+        unknown = find_unknown(0.0, math.inf, row.labels)
         return [dataclasses.replace(row, unknown=unknown)], []
     problems = []
     events, outside = _events_of_clips(row.events or (), count, clip_seconds)
@@ -117,7 +111,7 @@ def cut_recording(
                 audio=RecordingPart(path_of_row(row), number * samples, samples),
                 labels=labels,
                 events=None if row.events is None else tuple(sorted(events[number])),
-                unknown=covered.unknown_in(start, end, labels, num_classes),
+                unknown=find_unknown(start, end, labels),
             )
             clips.append(clip)
     if len(clips) < count:

@@ -13,7 +13,6 @@ from typing import Any
 
 from psl_jax.audio.segments import MIN_SEGMENT_SECONDS, Segmentation
 from psl_jax.data.clip_index import ClipIndex
-from psl_jax.data.shard_arrays import ShardArrays
 from psl_jax.runtime import files, removed_settings
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
@@ -103,12 +102,6 @@ def digest_without_teacher(directory: str | os.PathLike[str], even_relabeled: bo
 def are_begun(directory: str | os.PathLike[str]) -> bool:
     """Whether a directory has a manifest."""
     return (path_of(directory) / MANIFEST).exists()
-
-
-def missing_shards(directory: str | os.PathLike[str]) -> list[int]:
-    """Numbers of the shards still to be written. Raises UserError without a manifest."""
-    manifest = read(directory)
-    return ShardArrays(directory, manifest["shard_sizes"]).missing
 
 
 def described(index: ClipIndex, segmentation: Segmentation) -> dict[str, Any]:

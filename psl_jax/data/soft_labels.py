@@ -2,10 +2,17 @@
 
 The manifest says what the labels were made from and with, see `label_manifest`. An array,
 labels-00000-of-00010.npy, is [segments, classes]: clip after clip, in the order of the clip shard.
+Four bytes follow it: the CRC-32 of its values. A file gets its name when it is whole, so that a
+killed program goes on with the shards that are missing.
 """
 
+import contextlib
 import os
 import pathlib
+import threading
+import tokenize
+import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,11 +21,92 @@ from psl_jax.audio.segments import Segmentation
 from psl_jax.data import label_manifest
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.label_manifest import MANIFEST, REMOVED_PARTS, WEAK, LabelRule
-from psl_jax.data.shard_arrays import SHARDS, ShardArrays
 from psl_jax.runtime import files, progress
 from psl_jax.runtime.disk_errors import plain_disk_errors
 from psl_jax.runtime.errors import DamagedFileError, UserError
-from psl_jax.runtime.paths import path_of
+from psl_jax.runtime.paths import local_copy, path_of
+
+# What NumPy raises for damaged files.
+_DAMAGE = (
+    *(ValueError, EOFError, SyntaxError, tokenize.TokenError),
+    *(TypeError, KeyError, OverflowError, MemoryError),
+)
+# Python 3.11 parses what an array's header says wrongly where several threads do it at once.
+_READING_HEADER = threading.Lock()
+_GO_ON = "Run the same command again, which goes on where it stopped."
+
+
+class ShardArrays:
+    """The float16 arrays [rows, width] of the shards in a folder; threads may read at once."""
+
+    dtype = np.dtype("<f2")
+
+    def __init__(
+        self, folder: str | os.PathLike[str], rows: Sequence[int], width: int | None = None
+    ):
+        """rows: of each shard, of `width` values (None: of any number)."""
+        self.folder = path_of(folder)
+        self.rows, self.width = [int(count) for count in rows], width
+        self._mapped: dict[int, np.ndarray] = {}
+        self._copies = contextlib.ExitStack()  # of shards in a bucket
+
+    def path(self, shard: int) -> pathlib.Path:
+        return self.folder / f"labels-{shard:05d}-of-{len(self.rows):05d}.npy"
+
+    @property
+    def missing(self) -> list[int]:
+        """Numbers of the shards that are not there; those without rows need not be."""
+        shards = [shard for shard, rows in enumerate(self.rows) if rows]
+        there = files.exist([self.path(shard) for shard in shards])
+        return [shard for shard, is_there in zip(shards, there, strict=True) if not is_there]
+
+    def write(self, shard: int, array: np.ndarray) -> None:
+        """Writes the array [rows, width] of a shard; raises UserError for a full disk."""
+        path, array = self.path(shard), np.ascontiguousarray(array, self.dtype)
+        self._check_form(shard, array)
+        with plain_disk_errors(path, _GO_ON), files.atomic_open(path, "wb") as file:
+            np.lib.format.write_array(file, array, allow_pickle=False)
+            file.write(_checksum(array))
+
+    def read(self, shard: int) -> np.ndarray:
+        """The array of a shard, verified. Raises DamagedFileError, and OSError."""
+        path = self.path(shard)
+        with path.open("rb") as file:
+            try:
+                array = np.lib.format.read_array(file, allow_pickle=False)
+            except _DAMAGE as error:
+                raise DamagedFileError(f"{path}: {error}") from error
+            checksum = file.read()
+        self._check_form(shard, array)
+        if checksum != _checksum(array):
+            raise DamagedFileError(f"{path} fails its checksum")
+        return array
+
+    def map(self, shard: int) -> np.ndarray:
+        """The same, unverified: only the rows used are read; a bucket's shard is copied first."""
+        if shard not in self._mapped:
+            path = self.path(shard)
+            local = self._copies.enter_context(local_copy(path))
+            try:
+                with _READING_HEADER:
+                    array = np.load(local, mmap_mode="r", allow_pickle=False)
+            except _DAMAGE as error:
+                raise DamagedFileError(f"{path}: {error}") from error
+            self._check_form(shard, array)
+            self._mapped[shard] = np.asarray(array)  # rows of np.memmap take five times as long
+        return self._mapped[shard]
+
+    def _check_form(self, shard: int, array: np.ndarray) -> None:
+        expected = (self.rows[shard], self.width or array.shape[-1])
+        if array.shape != expected or array.dtype != self.dtype:
+            raise DamagedFileError(
+                f"{self.path(shard)}: {array.dtype} {list(array.shape)}, expected {self.dtype} "
+                f"{list(expected)}"
+            )
+
+
+def _checksum(array: np.ndarray) -> bytes:
+    return zlib.crc32(array.reshape(-1).view(np.uint8).data).to_bytes(4, "little")
 
 
 def made_with(labels: "SoftLabels") -> dict[str, Any]:
@@ -64,7 +152,7 @@ class SoftLabelWriter:
         else:
             more = {"origin": origin, "teachers": teachers}
             manifest |= {name: value for name, value in more.items() if value}
-            if any(self.directory.glob(f"{SHARDS}-*")):
+            if any(self.directory.glob("labels-*")):
                 raise UserError(
                     f"{self.directory} has shards of labels and no {MANIFEST} that says of what "
                     "they are: delete them, or give another folder"
@@ -128,7 +216,7 @@ class SoftLabels:
         if teacher_digest is not None:
             expected["teacher_digest"] = teacher_digest
         label_manifest.compare(directory, manifest, expected)
-        if missing := label_manifest.missing_shards(directory):
+        if missing := missing_shards(directory):
             raise UserError(
                 f"{directory}: {len(missing)} of {len(index.shard_sizes)} soft-label shards are "
                 f"missing (the first is number {missing[0]}); run "
@@ -178,6 +266,11 @@ class SoftLabels:
             f"damaged soft-label shard: {error}; delete it and run "
             f"{label_manifest.remake(self.manifest)} again, which makes it anew"
         )
+
+
+def missing_shards(directory: str | os.PathLike[str]) -> list[int]:
+    """Numbers of the shards still to be written. Raises UserError without a manifest."""
+    return ShardArrays(directory, label_manifest.read(directory)["shard_sizes"]).missing
 
 
 def _arrays(directory: str | os.PathLike[str], index: ClipIndex, firsts: np.ndarray) -> ShardArrays:

@@ -10,8 +10,8 @@ import jax
 from psl_jax.audio.segments import Segmentation
 from psl_jax.config import Settings
 from psl_jax.data import label_manifest
-from psl_jax.data.label_manifest import are_begun, digest_without_teacher, missing_shards
-from psl_jax.data.soft_labels import SoftLabels
+from psl_jax.data.label_manifest import are_begun, digest_without_teacher
+from psl_jax.data.soft_labels import SoftLabels, missing_shards
 from psl_jax.data.source import Source
 from psl_jax.experiments import sanity_notes
 from psl_jax.experiments.run_folder import TEACHER, OtherRunError, RunFolder

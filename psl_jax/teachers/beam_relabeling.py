@@ -13,7 +13,7 @@ import threading
 from typing import NamedTuple
 
 from psl_jax.audio.segments import check_hop
-from psl_jax.data import label_manifest
+from psl_jax.data import soft_labels
 from psl_jax.preparing.split_writer import import_beam
 from psl_jax.runtime.paths import path_of
 from psl_jax.scoring import relabeling
@@ -73,7 +73,7 @@ def relabel_by_beam(arguments: argparse.Namespace) -> None:
     beam, pipeline_options = import_beam(arguments.beam_options)
     work = open_relabeling(arguments)
     work.write([])  # the manifest
-    missing = label_manifest.missing_shards(work.out)
+    missing = soft_labels.missing_shards(work.out)
     with beam.Pipeline(options=pipeline_options) as pipeline:
         _ = (
             pipeline

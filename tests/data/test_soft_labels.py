@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from synthetic_data import indices, make_index, make_probabilities, segmentations, write_soft_labels
 
 from psl_jax.audio.segments import Segmentation
-from psl_jax.data.label_manifest import LabelRule, missing_shards
-from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter
+from psl_jax.data.label_manifest import LabelRule
+from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter, missing_shards
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring import evaluation, relabeling
 
