@@ -35,11 +35,11 @@ from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter
 from psl_jax.data.source import Source
 from psl_jax.data.split_index_files import build_index
 from psl_jax.data.training_order import SAMPLINGS, TrainingOrder
-from psl_jax.preparing import shards
+from psl_jax.preparing import split_writer
 
 CLIP_SECONDS, SEGMENT_SECONDS = 10, 2
 CLASSES = tuple(f"class {i}" for i in range(527))
-CLIPS_PER_SHARD = shards.CLIPS_PER_SHARD
+CLIPS_PER_SHARD = split_writer.CLIPS_PER_SHARD
 
 
 def main() -> None:
@@ -77,7 +77,7 @@ def write_source(root: pathlib.Path, records: int, distinct: int, streamed: bool
             )
             for k in range(CLIPS_PER_SHARD)
         )
-        described.append(shards.write_shard(path, loaded, False).clips)
+        described.append(split_writer.write_shard(path, loaded, False).clips)
         paths.append(path)
     count = -(-records // CLIPS_PER_SHARD)
     rows = [row for number in range(count) for row in described[number % distinct]]

@@ -13,19 +13,29 @@ have fewer classes than the teacher, in another order: classes are matched by na
 """
 
 import argparse
+import dataclasses
 import functools
+import json
+import pathlib
+import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from psl_jax.audio.segments import MIN_SEGMENT_SECONDS
-from psl_jax.runtime import cli_entry, settings
+from psl_jax.audio.segments import MIN_SEGMENT_SECONDS, check_hop
+from psl_jax.data.soft_labels import SoftLabels, missing_shards
+from psl_jax.preparing.split_writer import open_beam
+from psl_jax.runtime import cli_entry, parallel, run_files, settings
+from psl_jax.runtime.paths import path_of
+from psl_jax.scoring import relabeling
+from psl_jax.scoring.scorer import SegmentScorer
+from psl_jax.scoring.settings import RelabelSettings
+from psl_jax.teachers import scoring_cli
+
+_scoring = threading.Lock()  # a worker of Beam has several threads, and a device at most
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
-    from psl_jax.scoring.settings import RelabelSettings
-    from psl_jax.teachers import scoring_cli
-
     parser = scoring_cli.make_parser("relabel", __doc__ or "", split="balanced")
     add_segments(parser.add_argument)
     parser.add_argument(
@@ -71,12 +81,7 @@ def add_segments(add: Callable[..., Any]) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     """Relabels, and tells what the labels are like."""
-
-    from psl_jax.data.soft_labels import SoftLabels
-    from psl_jax.runtime import parallel, run_files
-    from psl_jax.teachers import beam_relabeling, scoring_cli
-
-    work = beam_relabeling.open_relabeling(arguments)
+    work = _open(json.dumps(vars(arguments)))
     task, out = work.task, work.out
     scoring_cli.print_plan(
         task, task.segmentation, scorer=work.scorer, arguments=arguments, out=out
@@ -92,11 +97,68 @@ def main(arguments: argparse.Namespace) -> None:
 
     with run_files.claim_folder(out, "--out"):
         if arguments.beam_options:
-            beam_relabeling.relabel_by_beam(arguments)
+            _relabel_by_beam(arguments)
         else:
             work.write()
         parallel.wait_for_all("relabel")
         parallel.run_in_first_process("label quality", tell)
+
+
+class Relabeling(NamedTuple):
+    """All that a process needs to write shards of soft labels."""
+
+    task: scoring_cli.Task
+    scorer: SegmentScorer
+    out: pathlib.Path
+    batch_size: int
+
+    def write(self, shards: list[int] | None = None) -> None:
+        """Writes the missing ones of `shards`; None: those that fall to this process."""
+        relabeling.relabel(
+            self.scorer,
+            self.task.source,
+            self.task.segmentation,
+            self.out,
+            teacher=self.task.teacher.identity,
+            batch_size=self.batch_size,
+            rule=self.task.settings,
+            shards=shards,
+        )
+
+
+@functools.lru_cache(1)
+def _open(command_line: str) -> Relabeling:
+    """Opens teacher and data of a command line; the same one in a process once."""
+    arguments = argparse.Namespace(**json.loads(command_line))
+    task = scoring_cli.open_task(arguments)
+    segmentation = dataclasses.replace(
+        task.segmentation,
+        hop_seconds=arguments.hop_seconds or None,
+        shortest_seconds=arguments.shortest_segment_seconds,
+    )
+    check_hop(segmentation, "--hop_seconds")
+    task = task._replace(segmentation=segmentation)
+    out = path_of(arguments.out)
+    return Relabeling(task, task.make_scorer(), out, arguments.batch_size)
+
+
+def _relabel_by_beam(arguments: argparse.Namespace) -> None:
+    """Writes all missing shards by the workers of the pipeline of `--beam_options`.
+
+    They may join and leave. Each opens the teacher once, and must see data, teacher and soft
+    labels, as on a shared file system or in a bucket.
+    """
+    run_beam = open_beam(arguments.beam_options)
+    command_line = json.dumps(vars(arguments))
+    work = _open(command_line)
+    work.write([])  # the manifest
+    run_beam("relabel", missing_shards(work.out), _write_shard, command_line)
+
+
+def _write_shard(shard: int, command_line: str) -> int:
+    with _scoring:
+        _open(command_line).write([shard])
+    return shard
 
 
 def tell_quality(labels: Any) -> None:

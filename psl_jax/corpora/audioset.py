@@ -211,20 +211,21 @@ def choose_per_label(clips: Iterable[ListedClip], per_label: int) -> list[Listed
 
 def _choose_splits(splits: Sequence[str], csvs: Mapping[str, Any], folder: str) -> tuple[str, ...]:
     """The splits to make, given or by what tables there are."""
-    if unknown := [name for name in splits if name not in SPLITS]:
-        raise UserError(
-            f"AudioSet has no split {unknown[0]!r}, expected some of {', '.join(SPLITS)}"
-        )
-    possible = [name for name, needed in SPLITS.items() if all(n in csvs for n in needed)]
-    default = [name for name in possible if name != "aud300h"] or ["balanced", "eval"]
+    lacking = {split: [t for t in tables if t not in csvs] for split, tables in SPLITS.items()}
+    possible = [split for split, missing in lacking.items() if not missing]
+    default = [split for split in possible if split != "aud300h"] or ["balanced", "eval"]
     wanted = tuple(dict.fromkeys(splits or default))
-    for name in wanted:
-        if missing := [needed for needed in SPLITS[name] if needed not in csvs]:
+    for split in wanted:
+        if split not in SPLITS:
             raise UserError(
-                f"split {name!r} needs {' and '.join(missing)}, not found in {folder} or a folder "
-                "in it. Put it there (it is at https://research.google.com/audioset/download.html)"
-                ", say with --labels_dir where it is, or choose other --splits (possible now: "
-                f"{', '.join(possible) or 'none'})."
+                f"AudioSet has no split {split!r}, expected some of {', '.join(SPLITS)}"
+            )
+        if lacking[split]:
+            raise UserError(
+                f"split {split!r} needs {' and '.join(lacking[split])}, not found in {folder} or a "
+                "folder in it. Put it there (it is at "
+                "https://research.google.com/audioset/download.html), say with --labels_dir where "
+                f"it is, or choose other --splits (possible now: {', '.join(possible) or 'none'})."
             )
     return wanted
 
@@ -243,25 +244,23 @@ def _ordered(rows: Iterable[ClipRow]) -> tuple[ClipRow, ...]:
     A row has no place of its own in a parquet file: in any other order its whole group would have
     to be decoded again for each.
     """
-    groups: dict[bool, list[ClipRow]] = {True: [], False: []}
-    for row in rows:
-        groups[isinstance(row.audio, ParquetAudio)].append(row)
-    in_parquet = sorted(groups[True], key=lambda row: dataclasses.astuple(row.audio))
-    return (*in_parquet, *mixed(groups[False]))
+    all_rows = mixed(rows)
+    in_parquet = [row for row in all_rows if isinstance(row.audio, ParquetAudio)]
+    in_parquet.sort(key=lambda row: dataclasses.astuple(row.audio))
+    return (*in_parquet, *(row for row in all_rows if not isinstance(row.audio, ParquetAudio)))
 
 
 def _make_no_match_error(
     split: str, clips: Sequence[ListedClip], scan: Scan, others_match: bool
 ) -> UserError:
-    hint = ""
-    if others_match:
-        hint = "Other splits have audio: leave this one out with --splits.\n"
-    unreadable = "".join(f"  {p.file}: {p.detail}\n" for p in scan.problems[:3])
+    hint = "Other splits have audio: leave this one out with --splits.\n" if others_match else ""
+    if scan.problems:
+        unread = listing(f"{problem.file}: {problem.detail}" for problem in scan.problems[:3])
+        hint += f"Files that could not be looked into\n{unread}"
     return UserError(
         f"no audio in {scan.root} belongs to a clip of split {split!r}.\n{hint}"
         f"The first of its {len(clips)} ids are\n{listing(c.id for c in clips[:5])}"
         f"and the first audio found\n{listing(scan.first_names)}"
         "Expected names such as {id}, {id}_{start}, {id}_{start}_{end} or {id}_{start}-{end}, with "
-        "times in milliseconds or seconds, and perhaps a Y before\n"
-        + (f"Files that could not be looked into\n{unreadable}" if unreadable else "")
+        "times in milliseconds or seconds, and perhaps a Y before"
     )

@@ -75,9 +75,7 @@ def _csv_rows(path: str | os.PathLike[str]) -> Iterator[tuple[int, list[str]]]:
     """(line number, fields) of each row that is neither empty nor a comment."""
     with plain_read_errors(path), path_of(path).open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, skipinitialspace=True)
-        for row in reader:
-            if row and not row[0].startswith("#"):
-                yield reader.line_num, row
+        yield from ((reader.line_num, row) for row in reader if row and row[0][:1] != "#")
 
 
 def _read_times(start_text: str, end_text: str) -> tuple[float, float] | None:

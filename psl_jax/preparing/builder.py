@@ -4,20 +4,27 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import pathlib
+import tempfile
 from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.corpora.corpus import Corpus
 from psl_jax.data import split_index_files
-from psl_jax.preparing import preparation_report, shards
-from psl_jax.preparing.split_writer import write_split
+from psl_jax.data.clip_index import ClipIndex
+from psl_jax.data.split_index_files import INFO_NAME
+from psl_jax.preparing import preparation_report
+from psl_jax.preparing.split_writer import make_shard_path, write_split
 from psl_jax.runtime import files
 from psl_jax.runtime.disk_errors import check_writable, plain_disk_errors
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import is_remote, path_of, remove_tree
+from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
 
 VERSION = "1.0.0"
 _DISK_ADVICE = (
@@ -90,7 +97,7 @@ class ClipBuilder:
     def is_prepared(self) -> bool:
         """Tells whether the data set was completed; it may have lost a shard since."""
         if is_remote(self._folder):
-            return (self._folder / split_index_files.INFO_NAME).exists()
+            return (self._folder / INFO_NAME).exists()
         return self._folder.exists()
 
     def prepare(self, beam_options: str | None = None) -> dict[str, Any]:
@@ -195,9 +202,9 @@ class ClipBuilder:
         )
         if former_report is None:
             preparation_report.write_report(folder, report)
-            shards.write_metadata(folder, corpus, indices)
+            write_metadata(folder, corpus, indices)
             return
-        shards.write_metadata(folder, corpus, indices)
+        write_metadata(folder, corpus, indices)
         # The report comes last, as it tells that the new splits are there.
         changes = {
             "settings": report["settings"],
@@ -232,3 +239,93 @@ def _lock_folder(folder: pathlib.Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+# --- The files of TFDS beside the shards ----------------------------------------------------------
+
+
+def make_features(
+    classes: Sequence[str],
+    *,
+    events: bool,
+    unknown: bool = False,
+    sample_rate: int = SAMPLE_RATE,
+) -> Any:
+    """Makes the TFDS features of a corpus with these classes.
+
+    events: whether it has strong labels; unknown: whether some labels are unknown.
+    Serialized as flat tf.train.Example features: "id" and "audio" (little-endian int16) are bytes,
+    "labels", "events/label" and "unknown_labels" int64 lists, "events/onset" and "events/offset"
+    float lists. A record whose labels are all known has no "unknown_labels".
+    """
+    import tensorflow_datasets as tfds
+
+    label = tfds.features.ClassLabel(names=list(classes))
+    form: dict[str, Any] = {"shape": (None,), "dtype": np.int16, "encoding": "bytes"}
+    is_usual = sample_rate == SAMPLE_RATE
+    contents: dict[str, Any] = {
+        "id": tfds.features.Text(),
+        "audio": tfds.features.Tensor(**form)
+        if is_usual
+        else tfds.features.Audio(sample_rate=sample_rate, **form),
+        "labels": tfds.features.Sequence(label),
+    }
+    if events:
+        contents["events"] = tfds.features.Sequence(
+            {"onset": np.float32, "offset": np.float32, "label": label}
+        )
+    if unknown:
+        contents["unknown_labels"] = tfds.features.Sequence(label)
+    return tfds.features.FeaturesDict(contents)
+
+
+def write_metadata(folder: pathlib.Path, corpus: Corpus, indices: Mapping[str, ClipIndex]) -> None:
+    """Writes TFDS's files; `dataset_info.json`, which makes the folder a data set, comes last.
+
+    TFDS writes them to a temporary folder: it knows no s3://, and its files are not whole at once.
+    """
+    tensorflow_quietly()  # before TFDS imports it
+    import tensorflow_datasets as tfds
+
+    logging.getLogger("absl").addFilter(_is_no_deprecation)  # of what TFDS itself uses
+    with tempfile.TemporaryDirectory(prefix="psl_jax-") as temporary:
+        local = pathlib.Path(temporary)
+        template = tfds.core.ShardedFileTemplate(
+            dataset_name=corpus.name, data_dir=temporary, filetype_suffix="tfrecord"
+        )
+        infos = []
+        for split, index in indices.items():
+            infos.append(
+                tfds.core.SplitInfo(
+                    name=split,
+                    shard_lengths=index.shard_sizes.tolist(),
+                    num_bytes=0 if index.record_bytes is None else int(index.record_bytes.sum()),
+                    filename_template=template.replace(split=split),
+                )
+            )
+            count = len(index.shard_sizes)
+            for number in range(count):  # TFDS looks for their names only
+                make_shard_path(local, corpus.name, split=split, number=number, count=count).touch()
+        shards = set(local.iterdir())
+        tfds.folder_dataset.write_metadata(
+            data_dir=temporary,
+            features=make_features(
+                corpus.classes,
+                events=corpus.has_events,
+                sample_rate=corpus.sample_rate,
+                unknown=any(index.has_unknown for index in indices.values()),
+            ),
+            split_infos=infos,
+            filename_template=template,
+            check_data=False,
+            description=f"{corpus.name}: clips at {corpus.sample_rate // 1000} kHz with weak "
+            "labels; made by psl_jax.",
+            disable_shuffling=True,
+        )
+        metadata_files = set(local.iterdir()) - shards
+        for path in sorted(metadata_files, key=lambda path: path.name == INFO_NAME):
+            files.copy(path, folder / path.name)
+
+
+def _is_no_deprecation(record: logging.LogRecord) -> bool:
+    return ".dtype` is deprecated" not in record.getMessage()

@@ -18,15 +18,90 @@ import uuid
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
-from psl_jax.corpora.corpus import Corpus, Loaded, Problem
-from psl_jax.data import split_index_files
+from psl_jax.corpora.corpus import Clip, Corpus, Loaded, Problem
+from psl_jax.data import record_files, split_index_files
 from psl_jax.data.clip_index import ClipDescription, ClipIndex
-from psl_jax.preparing import shards
-from psl_jax.preparing.shards import ShardContents
 from psl_jax.runtime import files, progress
 from psl_jax.runtime.errors import MissingPackageError, UserError
 from psl_jax.runtime.ordered_map import ordered_map
 from psl_jax.runtime.paths import path_of
+from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
+
+# The input pipeline shuffles in windows of whole shards, so shards are small (80 MB of 10 s clips),
+# and even a small split has several, so that readers and processes can share it.
+CLIPS_PER_SHARD = 256
+MIN_SHARDS = 8
+
+
+@dataclasses.dataclass
+class ShardContents:
+    """The contents of one shard, or of several, without the audio."""
+
+    clips: list[ClipDescription] = dataclasses.field(default_factory=list)
+    problems: list[Problem] = dataclasses.field(default_factory=list)
+    num_bytes: int = 0
+
+
+def plan_shards(num_rows: int) -> list[slice]:
+    """Plans the rows of each shard. Unusable clips make their shard smaller."""
+    num_shards = max(-(-num_rows // CLIPS_PER_SHARD), min(MIN_SHARDS, num_rows), 1)
+    shard_rows = max(-(-num_rows // num_shards), 1)
+    return [
+        slice(start, min(start + shard_rows, num_rows)) for start in range(0, num_rows, shard_rows)
+    ]
+
+
+def make_shard_path(
+    folder: pathlib.Path, name: str, *, split: str, number: int, count: int
+) -> pathlib.Path:
+    """Makes the path where TFDS looks for shard `number` of `count` of a split."""
+    return folder / f"{name}-{split}.tfrecord-{number:05d}-of-{count:05d}"
+
+
+def write_shard(
+    path: str | os.PathLike[str],
+    loaded: Iterable[Loaded],
+    has_events: bool,
+) -> ShardContents:
+    """Writes clips as they are loaded, so that one is in memory; writes no file without clips."""
+    tf = tensorflow_quietly()
+    contents, writer = ShardContents(), None
+    with contextlib.ExitStack() as stack:
+        for item in loaded:
+            contents.problems += item.problems
+            if item.clip is None:
+                continue
+            clip = item.clip
+            writer = writer or stack.enter_context(tf.io.TFRecordWriter(os.fspath(path)))
+            record = serialize(clip, events=has_events)
+            writer.write(record)
+            size = len(record) + record_files.FRAMING_BYTES
+            contents.clips.append(clip.description._replace(record_bytes=size))
+    if contents.clips:
+        contents.num_bytes = os.path.getsize(path)
+    return contents
+
+
+def serialize(clip: Clip, *, events: bool) -> bytes:
+    """Serializes a clip for `make_features(..., events=events)`, to the bytes that TFDS writes.
+
+    TFDS's serializer copies the audio several times, which is most of the time of a 16 kHz clip.
+    The order of features is fixed, else files would differ between processes.
+    """
+    example = tensorflow_quietly().train.Example()
+    fields = example.features.feature
+    fields["id"].bytes_list.value.append(clip.id.encode())
+    fields["audio"].bytes_list.value.append(clip.audio.astype("<i2", copy=False).tobytes())
+    fields["labels"].int64_list.value.extend(clip.labels)
+    if events:
+        onsets, offsets, labels = zip(*clip.events, strict=True) if clip.events else ((), (), ())
+        fields["events/onset"].float_list.value.extend(onsets)
+        fields["events/offset"].float_list.value.extend(offsets)
+        fields["events/label"].int64_list.value.extend(labels)
+    if clip.unknown:
+        fields["unknown_labels"].int64_list.value.extend(clip.unknown)
+    record: bytes = example.SerializeToString(deterministic=True)
+    return record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,13 +123,13 @@ class Part:
     def write(self, loaded: Iterable[Loaded], has_events: bool, mark: str = "") -> None:
         """Writes the shard from its loaded rows, and the record; `mark`: see `atomic_path`."""
         with files.atomic_path(self.shard, mark) as temporary:
-            contents = shards.write_shard(temporary, loaded, has_events)
+            contents = write_shard(temporary, loaded, has_events)
             if contents.clips:  # a machine that is preempted loses what it has not flushed
                 with open(temporary, "rb") as file:
                     os.fsync(file.fileno())
         record = {
             "rows": self.rows_digest,
-            "clips": [_clip_to_json(clip) for clip in contents.clips],
+            "clips": contents.clips,
             "problems": [dataclasses.asdict(problem) for problem in contents.problems],
             "num_bytes": contents.num_bytes,
         }
@@ -73,15 +148,6 @@ class Part:
             )
         except (OSError, ValueError, KeyError, TypeError):
             return None  # damaged by a power cut: the part is made again
-
-
-def _clip_to_json(clip: ClipDescription) -> list[Any]:
-    """Converts a clip to JSON values: some corpora's numbers are NumPy's."""
-    events = clip.events
-    if events is not None:
-        events = [(float(onset), float(offset), int(label)) for onset, offset, label in events]
-    labels, unknown = list(map(int, clip.labels)), list(map(int, clip.unknown))
-    return list(clip._replace(labels=labels, events=events, unknown=unknown))
 
 
 def write_split(
@@ -105,11 +171,11 @@ def write_split(
             record_folder / f"{split}-{number:05d}.json",
             rows[row_slice],
         )
-        for number, row_slice in enumerate(shards.plan_shards(len(rows)))
+        for number, row_slice in enumerate(plan_shards(len(rows)))
     ]
 
     def make_final_path(number: int, count: int) -> pathlib.Path:
-        return shards.make_shard_path(folder, corpus.name, split=split, number=number, count=count)
+        return make_shard_path(folder, corpus.name, split=split, number=number, count=count)
 
     whole = _find_whole(parts, make_final_path)
     missing = [part for part, contents in zip(parts, whole, strict=True) if contents is None]
@@ -191,22 +257,13 @@ def _write_by_beam(parts: Sequence[Part], corpus: Corpus, *, split: str, options
     Rows go to the workers, and records of their shards come back, as small files beside the shards:
     neither fits into a pipeline's description. So all workers must see the data folder and the
     recordings, as on a shared file system.
-
-    options: command line of the pipeline, such as "--runner=FlinkRunner --flink_master=...".
     """
-    beam, pipeline_options = import_beam(options)
+    run_beam = open_beam(options)
     job_paths = [part.record.with_suffix(".job") for part in parts]
     for part, job_path in zip(parts, job_paths, strict=True):
         with files.atomic_open(job_path, "wb") as file:
             pickle.dump((part, corpus.loader(), corpus.has_events), file)
-    name = f"{corpus.name} {split}"
-    with beam.Pipeline(options=pipeline_options) as pipeline:
-        _ = (
-            pipeline
-            | f"{name}: shards" >> beam.Create([os.fspath(job_path) for job_path in job_paths])
-            | f"{name}: share out" >> beam.Reshuffle()
-            | f"{name}: write" >> beam.Map(write_shard_of_job)
-        )
+    run_beam(f"{corpus.name} {split}", list(map(os.fspath, job_paths)), write_shard_of_job)
 
 
 def write_shard_of_job(path: str) -> str:
@@ -216,17 +273,33 @@ def write_shard_of_job(path: str) -> str:
     return path
 
 
-def import_beam(options: str) -> tuple[Any, Any]:
-    """Returns Beam, and the options of a pipeline from their command line. Raises UserError."""
+def open_beam(options: str) -> Callable[..., None]:
+    """Opens Beam: run(name, items, function, *arguments) has the workers of a pipeline call
+    function(item, *arguments) for each item.
+
+    options: command line of the pipeline, such as "--runner=FlinkRunner --flink_master=...". Raises
+    UserError where Beam is not installed, or they are wrong.
+    """
     try:
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError as error:
         raise MissingPackageError("--beam_options", "Apache Beam", "beam") from error
-    arguments = shlex.split(options)
-    if wrong := [argument for argument in arguments if not argument.startswith("--")]:
+    flags = shlex.split(options)
+    if wrong := [flag for flag in flags if not flag.startswith("--")]:
         raise UserError(
             f"--beam_options: {wrong[0]!r} is no option; expected such as "
             '"--runner=DirectRunner --direct_num_workers=4"'
         )
-    return beam, PipelineOptions(arguments)
+    pipeline_options = PipelineOptions(flags)
+
+    def run(name: str, items: Sequence[Any], function: Callable[..., Any], *arguments: Any) -> None:
+        with beam.Pipeline(options=pipeline_options) as pipeline:
+            _ = (
+                pipeline
+                | f"{name}: shards" >> beam.Create(items)
+                | f"{name}: share out" >> beam.Reshuffle()
+                | f"{name}: write" >> beam.Map(function, *arguments)
+            )
+
+    return run

@@ -17,7 +17,7 @@ from shared_tables import SHARED, needs_audioset
 from psl_jax.corpora import audioset
 from psl_jax.corpora.audioset_csv import ListedClip, read_segments, read_strong_labels
 from psl_jax.data import split_index_files
-from psl_jax.preparing import shards
+from psl_jax.preparing import builder
 from psl_jax.runtime.errors import UserError
 
 
@@ -356,7 +356,7 @@ def test_a_split_that_is_asked_for_later_is_added(both_sets, tmp_path, monkeypat
     stats = {path: path.stat() for path in pathlib.Path(data_dir).glob("*.tfrecord-*")}
 
     with monkeypatch.context() as patch:  # killed before the new split counts
-        patch.setattr(shards, "write_metadata", lambda *_: 1 / 0)
+        patch.setattr(builder, "write_metadata", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             build(source, tmp_path, splits=["aud300h"])
     assert sorted(split_index_files.splits(data_dir)) == ["balanced", "full"]

@@ -30,7 +30,7 @@ def write_tones(folder, *names):
 def test_a_table_without_rows_is_found_before_others_are_written(tmp_path, monkeypatch):
     write_tones(tmp_path / "source", "a.wav")
     tables = {"full.csv": "filename,labels\na.wav,dog\n", "test.csv": "filename,labels\n"}
-    monkeypatch.setattr("psl_jax.preparing.shards.write_shard", None)  # nothing is written
+    monkeypatch.setattr("psl_jax.preparing.split_writer.write_shard", None)  # nothing is written
     with pytest.raises(UserError, match="no clip of split 'test' is usable"):
         prepared(tmp_path, tables)
 

@@ -19,7 +19,7 @@ import tensorflow_datasets  # noqa: E402, F401
 
 from psl_jax.corpora import corpus  # noqa: E402
 from psl_jax.data.settings import DataSettings  # noqa: E402
-from psl_jax.preparing import prepare_corpus, shards  # noqa: E402
+from psl_jax.preparing import prepare_corpus, split_writer  # noqa: E402
 
 context = multiprocessing.get_context("forkserver")
 
@@ -55,7 +55,7 @@ def loaded(log) -> list[str]:
 
 
 def _run(data: dict, workdir, log, die_at: int, pause: float, clips_per_shard: int, quiet: bool):
-    shards.CLIPS_PER_SHARD, shards.MIN_SHARDS = clips_per_shard, 1
+    split_writer.CLIPS_PER_SHARD, split_writer.MIN_SHARDS = clips_per_shard, 1
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     if quiet:
         sys.stdout = sys.stderr

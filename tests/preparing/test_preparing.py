@@ -15,7 +15,7 @@ from psl_jax.audio.segments import Segmentation
 from psl_jax.corpora import corpus, soundscapes
 from psl_jax.data import split_index_files
 from psl_jax.data.clip_index import ClipIndex
-from psl_jax.preparing import preparation_report, shards
+from psl_jax.preparing import builder, preparation_report, split_writer
 from psl_jax.preparing.prepare_corpus import prepare
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
@@ -122,14 +122,14 @@ def test_settings_that_cannot_be(changes, match, tmp_path):
 def test_records_are_those_that_tfds_would_write(events, labels):
     audio = audio_files.int16_noise(1000)
     clip = corpus.Clip("-é", audio, labels, events)
-    features = shards.make_features(("a", "b", "c", "d"), events=events is not None)
+    features = builder.make_features(("a", "b", "c", "d"), events=events is not None)
     serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
     example = {"id": "-é", "audio": audio, "labels": list(labels)}
     if events is not None:
         columns = list(zip(*events, strict=True)) or ((), (), ())
         example["events"] = dict(zip(("onset", "offset", "label"), columns, strict=True))
     theirs = serializer.get_tf_example(features.encode_example(example))
-    ours = shards.serialize(clip, events=events is not None)
+    ours = split_writer.serialize(clip, events=events is not None)
     assert ours == theirs.SerializeToString(deterministic=True)
 
 
@@ -205,8 +205,8 @@ def test_full_disk_is_told_plainly_and_whole_shards_are_kept(tmp_path, monkeypat
 
 
 def test_shards_are_small_and_even(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "CLIPS_PER_SHARD", 3)
-    monkeypatch.setattr(shards, "MIN_SHARDS", 2)
+    monkeypatch.setattr(split_writer, "CLIPS_PER_SHARD", 3)
+    monkeypatch.setattr(split_writer, "MIN_SHARDS", 2)
     data = config(corpus="soundscapes", full_clips=10, balanced_clips=2, eval_clips=5)
     data_dir = prepare(data, tmp_path)
     sizes = {
