@@ -32,6 +32,9 @@ class Problem:
         object.__setattr__(self, "file", make_printable(self.file))
         object.__setattr__(self, "detail", make_printable(self.detail))
 
+    def __str__(self) -> str:
+        return f"{self.file}: {self.kind} ({self.detail})"
+
 
 # A file whose length is that of a span, but for this much, is that span.
 SPAN_TOLERANCE = 1.0
@@ -143,10 +146,9 @@ class Corpus(abc.ABC):
         """The error for a split of which no clip is left; problems: of its rows."""
         of_tables = [p for name, p in self.problems if name is None]
         problems = [*(p for name, p in self.problems if name == split), *problems, *of_tables]
-        shown = [f"{p.file}: {p.kind} ({p.detail})" for p in problems[:5]]
         return UserError(
             f"no clip of split {split!r} is usable. The first problems:\n"
-            + listing(shown or ["(no rows in its table)"])
+            + listing(map(str, problems[:5] or ["(no rows in its table)"]))
         )
 
 

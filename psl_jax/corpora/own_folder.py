@@ -168,7 +168,7 @@ def read_own_folder(
         notes = [problem for of_split in annotations.values() for problem in of_split.problems]
         raise UserError(
             f"{root}: no event and no label of a recording in {', '.join(table_names)}. The first "
-            "problems:\n" + csv_files.listing(f"{p.file}: {p.kind} ({p.detail})" for p in notes[:5])
+            f"problems:\n{csv_files.listing(map(str, notes[:5]))}"
         )
     if not any(of_split.recordings for of_split in annotations.values()):
         raise UserError(f"no recording in {root}")

@@ -23,7 +23,7 @@ from psl_jax.corpora.annotations.tool_tables import (
 )
 from psl_jax.corpora.audio_folders import walk_files
 from psl_jax.corpora.corpus import Problem
-from psl_jax.runtime.csv_files import SEPARATORS
+from psl_jax.runtime.csv_files import SEPARATORS, listing
 from psl_jax.runtime.errors import UserError
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".txt", ".xlsx", ".parquet"})
@@ -122,8 +122,10 @@ def read_annotations(
             f"{root}: some tables hold events and others labels of whole recordings. Keep one kind"
         )
     if result.tables and not result.rows:
-        first = "".join(f"\n  {p.file}: {p.kind} ({p.detail})" for p in result.problems[:5])
-        raise UserError(f"no row of the tables in {root} is about a recording there:{first}")
+        raise UserError(
+            f"no row of the tables in {root} is about a recording there:\n"
+            + listing(map(str, result.problems[:5]))
+        )
     return result
 
 
