@@ -87,7 +87,7 @@ def main(arguments: argparse.Namespace) -> None:
     length = seconds if seconds == "whole" else f"{seconds:g}s"
     name = f"{teacher.name}-{arguments.split}-{length}"
     out = path_of(arguments.out or path_of("evaluations") / name)
-    scorer = task.make_scorer()
+    scorer = task.teacher.make_scorer(task.settings)
     scoring_cli.print_plan(task, segmentation, scorer=scorer, arguments=arguments, out=out)
     event_settings: dict[str, Any] = {}
     if arguments.events:

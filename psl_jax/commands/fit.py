@@ -42,7 +42,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def main(arguments: argparse.Namespace) -> None:
     """Scores, fits and writes."""
     task, tagger = scoring_cli.open_raw_task(arguments)
-    index, scorer = task.source.index, task.make_scorer()
+    index, scorer = task.source.index, task.teacher.make_scorer(task.settings)
     num_features = len(task.teacher.classes)
     regressions = f"{index.num_classes} logistic regressions on {num_features} features"
     megabytes = 12 * len(index) * num_features / 1e6

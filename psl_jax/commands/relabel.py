@@ -139,7 +139,7 @@ def _open(command_line: str) -> Relabeling:
     check_hop(segmentation, "--hop_seconds")
     task = task._replace(segmentation=segmentation)
     out = path_of(arguments.out)
-    return Relabeling(task, task.make_scorer(), out, arguments.batch_size)
+    return Relabeling(task, task.teacher.make_scorer(task.settings), out, arguments.batch_size)
 
 
 def _relabel_by_beam(arguments: argparse.Namespace) -> None:

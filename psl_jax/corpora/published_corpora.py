@@ -47,45 +47,39 @@ class PublishedCorpus(Corpus):
         """Finds tables and folders of the unpacked archives. Raises UserError."""
         self.source_dir = existing_folder(source_dir, f"the unpacked archives of {self.name}")
         self.arguments = {"source_dir": self.source_dir}
-        possible = self._find_splits()
-        if unknown := [name for name in splits if name not in possible]:
-            raise UserError(
-                f"{self.name} has no split {unknown[0]!r}, expected some of {', '.join(possible)}"
-            )
-        self._splits = tuple(dict.fromkeys(splits)) or tuple(possible)
-        tables = self._open_splits()
+        self._tables: Iterable[pathlib.Path] = ()
+        self._files = self._read_tables(splits)
         self.settings: dict[str, Any] = {
             "source_dir": self.source_dir,
-            "splits": self._splits,
+            "splits": tuple(self._files),
             "max_clip_seconds": self.max_clip_seconds,
-            "csv_sha256": hash_files(tables),
+            "csv_sha256": hash_files(self._tables),
             "classes": self.classes,
         }
         if self.known_bad is not None:
             self.settings |= {"include_known_bad": False}  # as earlier versions know it
 
     @abc.abstractmethod
-    def _find_splits(self) -> Sequence[str]:
-        """The splits that there are."""
-
-    @abc.abstractmethod
-    def _open_splits(self) -> Iterable[pathlib.Path]:
-        """The tables of the wanted splits; sets `classes` and `class_ids`."""
-
-    @abc.abstractmethod
-    def _list_files(self, split: str) -> Iterable[ListedFile]:
-        """The rows of a split."""
+    def _read_tables(self, splits: Sequence[str]) -> Mapping[str, Sequence[ListedFile]]:
+        """The rows of each of `splits`, or of all; sets `_tables`, `classes` and `class_ids`."""
 
     @abc.abstractmethod
     def _find_path(self, split: str, filename: str) -> str:
         """Where a file lies, or should lie: one that is not there is reported as missing."""
 
+    def _choose_splits(self, splits: Sequence[str], possible: Iterable[str]) -> tuple[str, ...]:
+        if unknown := [name for name in splits if name not in possible]:
+            raise UserError(
+                f"{self.name} has no split {unknown[0]!r}, expected some of {', '.join(possible)}"
+            )
+        return tuple(dict.fromkeys(splits or possible))
+
     def rows(self) -> Mapping[str, Sequence[ClipRow]]:
         self.problems, known_bad = [], self.known_bad or {}
         numbers = {name: number for number, name in enumerate(self.classes)}
-        rows: dict[str, dict[str, ClipRow]] = {split: {} for split in self._splits}
+        rows: dict[str, dict[str, ClipRow]] = {split: {} for split in self._files}
         for split, clips in rows.items():
-            for where, filename, names in self._list_files(split):
+            for where, filename, names in self._files[split]:
                 clip_id = pathlib.PurePath(filename).stem
                 labels = tuple(sorted({numbers[name] for name in names if name in numbers}))
                 unknown = [repr(name) for name in names if name not in numbers]
@@ -144,23 +138,22 @@ class FreesoundCorpus(PublishedCorpus):
     tables: ClassVar[Mapping[str, SplitTable]]
     has_vocabulary: ClassVar[bool] = False  # else the classes are those of the tables
 
-    def _find_splits(self) -> Sequence[str]:
-        return tuple(self.tables)
-
-    def _open_splits(self) -> Iterable[pathlib.Path]:
-        self._csvs = {split: self._find_table([self.tables[split].csv]) for split in self._splits}
-        self._folders = {split: self._find_folder(split) for split in self._splits}
+    def _read_tables(self, splits: Sequence[str]) -> Mapping[str, Sequence[ListedFile]]:
+        wanted = self._choose_splits(splits, self.tables)
+        csvs = {split: self._find_table([self.tables[split].csv]) for split in wanted}
+        self._folders = {split: self._find_folder(split) for split in wanted}
+        self._tables = set(csvs.values())
+        files = {split: list(self._list_files(split, path)) for split, path in csvs.items()}
         if self.has_vocabulary:
             self.classes, self.class_ids = read_vocabulary(self._find_table(["vocabulary.csv"]))
         else:
-            files = (listed for split in self._splits for listed in self._list_files(split))
-            self.classes = tuple(sorted({name for listed in files for name in listed.names}))
+            all_files = [file for of_split in files.values() for file in of_split]
+            self.classes = tuple(sorted({name for file in all_files for name in file.names}))
             self.class_ids = self.classes
-        return set(self._csvs.values())
+        return files
 
-    def _list_files(self, split: str) -> Iterator[ListedFile]:
+    def _list_files(self, split: str, csv_path: pathlib.Path) -> Iterator[ListedFile]:
         table = self.tables[split]
-        csv_path = self._csvs[split]
         for line, row in read_rows(csv_path, ("fname", table.labels, *table.columns)):
             if row.get("split", split) == split:  # a table may be of several splits
                 stem = row["fname"].strip().removesuffix(".wav")
@@ -249,31 +242,25 @@ class FoldCorpus(PublishedCorpus):
     # the class, and its name.
     tables: ClassVar[Mapping[str, tuple[str, str, str, str]]]
 
-    def _find_splits(self) -> Sequence[str]:
-        self._csv = self._find_table(self.tables)
-        columns = self.tables[self._csv.name]
+    def _read_tables(self, splits: Sequence[str]) -> Mapping[str, Sequence[ListedFile]]:
+        path = self._find_table(self.tables)
+        self._tables, columns = [path], self.tables[path.name]
         names: dict[int, str] = {}
         files: dict[int, list[ListedFile]] = {}
-        for line, row in read_rows(self._csv, columns):
+        for line, row in read_rows(path, columns):
             filename, fold, number, name = (row[column].strip() for column in columns)
             if not (fold.isdecimal() and number.isdecimal()):
                 raise UserError(
-                    f"{self._csv} line {line}: {columns[1]} and {columns[2]} are {fold!r} and "
+                    f"{path} line {line}: {columns[1]} and {columns[2]} are {fold!r} and "
                     f"{number!r}, expected numbers"
                 )
             name = names.setdefault(int(number), name)
-            listed = ListedFile(f"{self._csv.name} line {line}", filename, [name])
+            listed = ListedFile(f"{path.name} line {line}", filename, [name])
             files.setdefault(int(fold), []).append(listed)
         self.classes = tuple(names[number] for number in sorted(names))
         self.class_ids = tuple(map(str, sorted(names)))
-        self._files = {f"fold{fold}": files[fold] for fold in sorted(files)}
-        return tuple(self._files)
-
-    def _open_splits(self) -> Iterable[pathlib.Path]:
-        return [self._csv]
-
-    def _list_files(self, split: str) -> Iterable[ListedFile]:
-        return self._files[split]
+        folds = {f"fold{fold}": files[fold] for fold in sorted(files)}
+        return {split: folds[split] for split in self._choose_splits(splits, folds)}
 
     def _find_path(self, split: str, filename: str) -> str:
         # A copy may be of another format.

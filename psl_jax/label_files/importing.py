@@ -65,9 +65,8 @@ class ClipNames:
                 )
         unknown_names = [names[i] for i in np.flatnonzero(clips < 0).tolist()]
         self.unknown += len(unknown_names)
-        if len(self.unknown_examples) < _NAME_EXAMPLES:
-            every_name = dict.fromkeys([*self.unknown_examples, *unknown_names])
-            self.unknown_examples = list(every_name)[:_NAME_EXAMPLES]
+        names_so_far = dict.fromkeys([*self.unknown_examples, *unknown_names])
+        self.unknown_examples = list(names_so_far)[:_NAME_EXAMPLES]
         return clips
 
     def look_up(self, names: Sequence[str]) -> np.ndarray:
@@ -164,7 +163,7 @@ def import_labels(
         )
     pairs = zip(index.classes, class_columns, strict=True)
     if unmapped := [name for name, columns in pairs if not len(columns)]:
-        shown = ", ".join(unmapped[:_EXAMPLES]) + (", ..." if len(unmapped) > _EXAMPLES else "")
+        shown = class_lists.list_first(unmapped, _EXAMPLES)
         lines.append(f"  {len(unmapped)} classes had no column and have weak labels: {shown}")
     return lines
 

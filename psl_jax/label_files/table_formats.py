@@ -43,8 +43,6 @@ def open_table(
             f"{', '.join(KEYS)} and a column for each class (SAT's file: --format=sat)"
         )
     classes = tuple(name for name in header if name not in KEYS)
-    if not classes:
-        raise UserError(f"{path} has no column of a class beside {', '.join(header)}")
     if len(set(header)) < len(header):
         raise UserError(f"{path} has two columns of one name")
     if ("onset" in header) != ("offset" in header):

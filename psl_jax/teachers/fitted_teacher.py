@@ -94,13 +94,6 @@ def load(path: str, load_tagger: Callable[[str, str], Teacher]) -> Teacher:
     metadata, classifier = _read_file(path)
     classes = tuple(metadata["classes"])
     tagger = _open_tagger(path, metadata["teachers"][0], load_tagger)
-    num_features = len(tagger.classes)
-    if classifier.kernel.shape != (num_features, len(classes)):
-        raise UserError(
-            f"{path}: a kernel of {list(classifier.kernel.shape)} is for another tagger: this one "
-            f"has {num_features} classes. Fit it again"
-        )
-
     name = os.path.splitext(os.path.basename(path))[0]
     arrays_hash = hashlib.sha256(classifier.kernel.tobytes() + classifier.bias.tobytes())
     digest = files.json_digest([[tagger.digest], arrays_hash.hexdigest()])
@@ -126,13 +119,11 @@ def _read_file(path: str) -> tuple[dict[str, Any], Classifier]:
         raise UserError(
             f"{path}: expected a file that psl-jax fit wrote ({error or type(error).__name__})"
         ) from error
-    if metadata.get("format") != FORMAT:
+    if metadata.get("format") != FORMAT or len(metadata["teachers"]) > 1:
         raise UserError(
-            f"{path} has format {metadata.get('format')!r}, and this version reads {FORMAT}: fit "
-            "it again"
+            f"{path}: format {metadata.get('format')!r} with {len(metadata.get('teachers', []))} "
+            f"taggers, and this version reads {FORMAT} with one: fit it again"
         )
-    if len(metadata["teachers"]) > 1:
-        raise UserError(f"{path} was fitted to several taggers, expected one: fit it again")
     return metadata, classifier
 
 

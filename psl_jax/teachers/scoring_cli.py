@@ -84,10 +84,6 @@ class Task(NamedTuple):
     segmentation: Segmentation
     settings: RelabelSettings
 
-    def make_scorer(self) -> SegmentScorer:
-        """Makes a scorer of segments on this process's devices. Raises UserError."""
-        return self.teacher.make_scorer(self.settings)
-
 
 def open_task(arguments: argparse.Namespace) -> Task:
     """Joins the other processes, and opens the data and a teacher of its classes.

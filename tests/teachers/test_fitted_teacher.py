@@ -131,13 +131,10 @@ def test_files_may_move_together_and_others_are_refused(folder, tmp_path):
     write_onnx(tmp_path / "t.onnx", bias=-1.0)
     with pytest.raises(UserError, match="put that one back, or fit again"):
         load(tmp_path / "f.npz")
-    with pytest.raises(UserError, match=r"a kernel of \[1, 2\] is for another tagger"):
-        load(write(kernel=arrays["kernel"][:1]))
-    several = np.array(json.dumps(about | {"teachers": 2 * about["teachers"]}))
-    with pytest.raises(UserError, match="was fitted to several taggers"):
-        load(write(about=several))
-    with pytest.raises(UserError, match="has format 9, and this version reads 1"):
-        load(write(about=np.array(json.dumps(about | {"format": 9}))))
+    several = {"teachers": 2 * about["teachers"]}
+    for change, match in ((several, "with 2 taggers"), ({"format": 9}, "format 9 with 1 taggers")):
+        with pytest.raises(UserError, match=match):
+            load(write(about=np.array(json.dumps(about | change))))
     for damaged in (content[: len(content) // 2], b"", b"PK no zip"):
         (tmp_path / "f.npz").write_bytes(damaged)
         with pytest.raises(UserError, match="expected a file that psl-jax fit wrote"):
