@@ -5,7 +5,6 @@ which takes seconds, or is not there.
 """
 
 import contextlib
-import itertools
 import json
 import os
 import pathlib
@@ -155,18 +154,15 @@ def class_names(data_dir: str | os.PathLike[str]) -> tuple[str, ...]:
         )
     lines = names_path.read_text("utf-8").split("\n")
     names = tuple(line.strip() for line in lines if line.strip())
-    path = folder / CLASSES_NAME
-    try:
-        columns = ("index", "mid", "display_name")
-        rows = csv_files.read_rows(path, columns) if path.exists() else iter(())
-        listed = [row["display_name"] for _, row in rows]
-    except UserError:  # another list, of somebody else
-        listed = []
-    pairs = itertools.zip_longest(listed, names) if listed else iter(())
-    if other := next((pair for pair in pairs if pair[0] != pair[1]), None):
+    path, listed = folder / CLASSES_NAME, names
+    with contextlib.suppress(UserError):  # another list, of somebody else
+        if path.exists():
+            rows = csv_files.read_rows(path, ("index", "mid", "display_name"))
+            listed = tuple(row["display_name"] for _, row in rows)
+    if listed != names:
         raise UserError(
-            f"{path} and {names_path} should name the same classes, and have {other[0]!r} and "
-            f"{other[1]!r}: one is damaged. The latter is a name a line, in the order of the former"
+            f"{path} and {names_path.name} should name the same classes in the same order, the "
+            "latter one a line: one is damaged"
         )
     return names
 

@@ -197,14 +197,10 @@ def compute_sha256(paths: Sequence[pathlib.Path]) -> str:
 
 
 class _Scratch:
-    """The labels of all segments of a split, clip after clip, as the rows of a file arrive.
+    """The labels of all segments of a split, clip after clip, as the rows of a file arrive."""
 
-    Attributes:
-      values: sums of rows, float32 [segments, classes]. See `open`.
-      num_rows: rows that each segment had [segments].
-    """
-
-    values: np.ndarray
+    values: np.ndarray  # sums of rows, float32 [segments, classes]; see `open`
+    num_rows: np.ndarray  # that each segment had [segments]
 
     def __init__(self, path: pathlib.Path, index: ClipIndex, segmentation: Segmentation):
         self.path, self.index, self.segmentation = path, index, segmentation

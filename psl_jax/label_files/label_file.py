@@ -35,30 +35,21 @@ class Block(NamedTuple):
 
 
 class ReadRequest(NamedTuple):
-    """What a reader of a file needs to know.
+    """What a reader of a file needs to know."""
 
-    columns: numbers of the classes that are used; the values of others may be anything.
-    num_samples: returns the lengths of the data's clips from their names in the file, int64 [n]; 0
-      for clips of other data.
-    """
-
-    columns: Sequence[int]
+    columns: Sequence[int]  # numbers of the classes that are used; others may have any values
+    # The lengths of the data's clips from their names in the file, int64 [n]; 0 for others.
     num_samples: Callable[[Sequence[str]], np.ndarray]
 
 
 @dataclasses.dataclass
 class LabelFile:
-    """A file opened for reading.
+    """A file opened for reading."""
 
-    Attributes:
-      paths: the file, and those that belong to it: their contents decide the labels.
-      classes: its classes, in the order of `Block.values`.
-      blocks: yields the rows in the file's order, at most about BLOCK_ROWS at a time. A segment has
-        the mean of its rows.
-    """
-
-    paths: list[pathlib.Path]
-    classes: tuple[str, ...]
+    paths: list[pathlib.Path]  # and those that belong to it: their contents decide the labels
+    classes: tuple[str, ...]  # in the order of `Block.values`
+    # Yields the rows in the file's order, at most about BLOCK_ROWS at a time. A segment has the
+    # mean of its rows.
     blocks: Callable[[ReadRequest], Iterator[Block]]
 
     def read_blocks(self, request: ReadRequest) -> Iterator[Block]:
@@ -68,19 +59,12 @@ class LabelFile:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """Options of reading a file.
+    """Options of reading a file."""
 
-    Attributes:
-      logits: whether its values are logits, not probabilities.
-      segmentation: that of the soft labels.
-      classes: the file's classes, where it does not name them itself.
-      index: the file that says which clip each row is; empty: the one beside the label file.
-    """
-
-    logits: bool
-    segmentation: Segmentation
-    classes: tuple[str, ...] | None = None
-    index: str = ""
+    logits: bool  # whether its values are logits, not probabilities
+    segmentation: Segmentation  # that of the soft labels
+    classes: tuple[str, ...] | None = None  # the file's, where it does not name them itself
+    index: str = ""  # the file that says which clip each row is; empty: the one beside it
 
 
 def name_classes(path: pathlib.Path, options: Options, width: int | None = None) -> tuple[str, ...]:

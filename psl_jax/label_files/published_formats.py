@@ -1,18 +1,11 @@
 """Reads the label files that other projects publish: SAT's, CED's and PretrainedSED's.
 
-SAT's are Parquet: `filename`, `start` and `end` in seconds, `idxs` (numbers of AudioSet's classes)
-and `prob`. The last two are lists, or strings joined by ";" as published. All other classes are 0.
-
-CED's are HDF5: `topk_values` float16 [rows, k] (probabilities), `topk_indexes` int16 [rows, k] and
-`seeds` [rows]. Beside it lies a Parquet (or CSV) file of the same name with the columns `filename`,
-`start` and `end`. A clip may have several rows: its chunks, and augmented views of them with other
-seeds. A chunk has the mean of its views. The lowest kept score is spread over the other classes, as
-CED's training does.
-
-PretrainedSED's are HDF5 with `filenames` [clips] and `strong_logits` [clips, classes, frames], a
-frame every 40 ms (float16, 447 classes and 250 frames as published). A segment gets the mean of the
-probabilities of the frames whose middle lies in it. Frames past the clip's end do not count: files
-pad short clips.
+docs/LABELS.md describes them. SAT's are Parquet, with the numbers of some of AudioSet's classes and
+their probabilities in each row: lists, or strings joined by ";". All other classes are 0. CED's are
+HDF5, with the highest scores of each row; the lowest one is spread over the other classes, as CED's
+training does. Its table has several rows for a clip: chunks, and augmented views of them, of which
+a chunk has the mean. PretrainedSED's are HDF5 with logits [clips, classes, frames], of 40 ms each.
+Frames past a clip's end do not count: files pad short clips.
 """
 
 import pathlib

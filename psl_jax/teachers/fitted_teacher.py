@@ -34,15 +34,10 @@ _MIN_DEVIATION = 1e-3  # least standard deviation by which a feature is divided
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """Logistic regression: sigmoid(features @ kernel + bias).
+    """Logistic regression: sigmoid(features @ kernel + bias)."""
 
-    Attributes:
-      kernel: float32 [features, classes].
-      bias: float32 [classes].
-    """
-
-    kernel: np.ndarray
-    bias: np.ndarray
+    kernel: np.ndarray  # float32 [features, classes]
+    bias: np.ndarray  # float32 [classes]
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """Computes probabilities [n, classes] of features [n, features], in their type."""

@@ -43,17 +43,12 @@ class Description:
 
 
 class Runtime(NamedTuple):
-    """A file in its runtime.
+    """A file in its runtime."""
 
-    Attributes:
-      shape: shape of its input; None where a size is free.
-      run: computes the output of an array of that shape; several threads may call it.
-      info: metadata of an export of ours; {} for other files.
-    """
-
-    shape: tuple[int | None, ...]
+    shape: tuple[int | None, ...]  # of its input; None where a size is free
+    # Computes the output of an array of that shape; several threads may call it.
     run: Callable[[np.ndarray], np.ndarray]
-    info: dict[str, Any]
+    info: dict[str, Any]  # metadata of an export of ours; {} for other files
 
     @property
     def takes_batches(self) -> bool:

@@ -26,33 +26,19 @@ _DEFAULT_RULE = LabelRule()
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """What turns waveforms into scores of segments.
+    """What turns waveforms into scores of segments."""
 
-    Attributes:
-      name: name for messages.
-      classes: names of its classes, in the order of its scores.
-      rate: sample rate of its input in Hz; audio of another rate is resampled.
-      digest: hash of all that its scores depend on.
-      entry: its JSON entry in a manifest.
-      summary: a line about it, for a plan.
-      open_scorer: see `make_scorer`.
-      segment_seconds: length of the audio that it was trained on.
-      output: "softmax" where its classes exclude each other.
-      model: the model of a teacher of ours.
-      weak_classes: bool [classes], those that keep their weak labels; None: none.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    rate: int
-    digest: str
-    entry: dict[str, Any]
-    summary: str
-    open_scorer: Callable[[LabelRule], SegmentScorer]
-    segment_seconds: float = AUDIOSET_SECONDS
-    output: str = "sigmoid"
-    model: Model | None = None
-    weak_classes: np.ndarray | None = None
+    name: str  # for messages
+    classes: tuple[str, ...]  # in the order of its scores
+    rate: int  # of its input in Hz; audio of another rate is resampled
+    digest: str  # hash of all that its scores depend on
+    entry: dict[str, Any]  # its JSON entry in a manifest
+    summary: str  # a line about it, for a plan
+    open_scorer: Callable[[LabelRule], SegmentScorer]  # see `make_scorer`
+    segment_seconds: float = AUDIOSET_SECONDS  # length of the audio that it was trained on
+    output: str = "sigmoid"  # or "softmax", where its classes exclude each other
+    model: Model | None = None  # of a teacher of ours
+    weak_classes: np.ndarray | None = None  # bool [classes], that keep weak labels; None: none
 
     @property
     def identity(self) -> TeacherIdentity:

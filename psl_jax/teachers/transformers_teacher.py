@@ -41,22 +41,14 @@ _WEIGHTS = ("model*.safetensors", "pytorch_model*.bin")  # the first kind that a
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """A model and what belongs to it.
+    """A model and what belongs to it."""
 
-    Attributes:
-      model: the model in PyTorch, on `device`.
-      extractor: its feature extractor.
-      output: sigmoid, softmax, or none, of a model that gives probabilities itself.
-      context_seconds: length of its input; longer audio has the mean of several. None: any.
-      has_own_code: whether its Python code is not that of transformers.
-    """
-
-    model: Any
-    extractor: Any
+    model: Any  # in PyTorch, on `device`
+    extractor: Any  # of its features
     device: Any
-    output: str
-    context_seconds: float | None
-    has_own_code: bool
+    output: str  # sigmoid, softmax, or none, of a model that gives probabilities itself
+    context_seconds: float | None  # of its input; longer audio has the mean of several. None: any
+    has_own_code: bool  # whether its Python code is not that of transformers
 
     @property
     def rate(self) -> int:
