@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
-from psl_jax.corpora.audioset_csv import ID_LENGTH
+from psl_jax.corpora.audioset import ID_LENGTH
 from psl_jax.data import label_manifest, record_files
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.label_manifest import LabelRule

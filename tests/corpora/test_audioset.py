@@ -15,7 +15,7 @@ from prepared_data import problems_of, read_split, report_of
 from shared_tables import SHARED, needs_audioset
 
 from psl_jax.corpora import audioset
-from psl_jax.corpora.audioset_csv import ListedClip, read_segments, read_strong_labels
+from psl_jax.corpora.audioset import ListedClip, read_segments, read_strong_labels
 from psl_jax.data import split_index_files
 from psl_jax.preparing import builder
 from psl_jax.runtime.errors import UserError

@@ -3,7 +3,7 @@
 import pytest
 from audioset_tables import segment
 
-from psl_jax.corpora.audioset_csv import match_filename
+from psl_jax.corpora.audioset import match_filename
 
 SEGMENTS = {
     s.id: s

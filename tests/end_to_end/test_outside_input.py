@@ -28,7 +28,7 @@ from psl_jax.audio.decoding import DecodeError
 from psl_jax.audio.segments import Segmentation
 from psl_jax.corpora.annotations.table_events import Hints
 from psl_jax.corpora.audio_folders import Scan
-from psl_jax.corpora.audioset_csv import read_segments, read_strong_labels
+from psl_jax.corpora.audioset import read_segments, read_strong_labels
 from psl_jax.corpora.own_folder import read_own_folder
 from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter
 from psl_jax.networks.class_lists import read_classes

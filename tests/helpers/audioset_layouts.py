@@ -14,7 +14,7 @@ import pyarrow.parquet
 import soundfile
 import soxr
 
-from psl_jax.corpora.audioset_csv import ListedClip
+from psl_jax.corpora.audioset import ListedClip
 
 RATE = 32_000  # as PANNs has it
 MISSING = 7  # of the first rows of PANNs' file

@@ -2,7 +2,7 @@
 
 import pathlib
 
-from psl_jax.corpora.audioset_csv import ListedClip
+from psl_jax.corpora.audioset import ListedClip
 from psl_jax.networks.class_lists import AUDIOSET_CSV, read_classes
 
 NAMES, MIDS = read_classes(AUDIOSET_CSV)
