@@ -168,12 +168,9 @@ def resample(mono: np.ndarray, sample_rate: float | None, rate: int = SAMPLE_RAT
         raise UserError("a waveform needs its sample rate: tag(waveform, sample_rate=16000)")
     try:
         readers.check_form(sample_rate, channels=1)
-    except DecodeError as error:
-        raise UserError(f"a waveform with {error.detail}") from error
-    if sample_rate != rate:
-        mono = soxr.resample(mono, sample_rate, rate, quality="HQ")
-    audio = by_ticks(mono, rate)
-    try:
+        if sample_rate != rate:
+            mono = soxr.resample(mono, sample_rate, rate, quality="HQ")
+        audio = by_ticks(mono, rate)
         decoding.check_length(len(audio))
     except DecodeError as error:
         raise UserError(f"a waveform that is {error}") from error

@@ -16,10 +16,9 @@ import argparse
 import dataclasses
 import functools
 import json
-import pathlib
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from psl_jax.audio.segments import MIN_SEGMENT_SECONDS, check_hop
 from psl_jax.data.soft_labels import SoftLabels, missing_shards
@@ -81,11 +80,9 @@ def add_segments(add: Callable[..., Any]) -> None:
 
 def main(arguments: argparse.Namespace) -> None:
     """Relabels, and tells what the labels are like."""
-    work = _open(json.dumps(vars(arguments)))
-    task, out = work.task, work.out
-    scoring_cli.print_plan(
-        task, task.segmentation, scorer=work.scorer, arguments=arguments, out=out
-    )
+    command_line, out = json.dumps(vars(arguments)), path_of(arguments.out)
+    task, scorer = _open(command_line)
+    scoring_cli.print_plan(task, task.segmentation, scorer=scorer, arguments=arguments, out=out)
     if arguments.dry_run:
         return
 
@@ -97,37 +94,19 @@ def main(arguments: argparse.Namespace) -> None:
 
     with run_files.claim_folder(out, "--out"):
         if arguments.beam_options:
-            _relabel_by_beam(arguments)
+            # Workers may join and leave. Each opens the teacher once, and must see data, teacher
+            # and soft labels, as on a shared file system or in a bucket.
+            run_beam = open_beam(arguments.beam_options)
+            _write_shards([], command_line)  # the manifest
+            run_beam("relabel", missing_shards(out), _write_shard, command_line)
         else:
-            work.write()
+            _write_shards(None, command_line)
         parallel.wait_for_all("relabel")
         parallel.run_in_first_process("label quality", tell)
 
 
-class Relabeling(NamedTuple):
-    """All that a process needs to write shards of soft labels."""
-
-    task: scoring_cli.Task
-    scorer: SegmentScorer
-    out: pathlib.Path
-    batch_size: int
-
-    def write(self, shards: list[int] | None = None) -> None:
-        """Writes the missing ones of `shards`; None: those that fall to this process."""
-        relabeling.relabel(
-            self.scorer,
-            self.task.source,
-            self.task.segmentation,
-            self.out,
-            teacher=self.task.teacher.identity,
-            batch_size=self.batch_size,
-            rule=self.task.settings,
-            shards=shards,
-        )
-
-
 @functools.lru_cache(1)
-def _open(command_line: str) -> Relabeling:
+def _open(command_line: str) -> tuple[scoring_cli.Task, SegmentScorer]:
     """Opens teacher and data of a command line; the same one in a process once."""
     arguments = argparse.Namespace(**json.loads(command_line))
     task = scoring_cli.open_task(arguments)
@@ -138,27 +117,28 @@ def _open(command_line: str) -> Relabeling:
     )
     check_hop(segmentation, "--hop_seconds")
     task = task._replace(segmentation=segmentation)
-    out = path_of(arguments.out)
-    return Relabeling(task, task.teacher.make_scorer(task.settings), out, arguments.batch_size)
+    return task, task.teacher.make_scorer(task.settings)
 
 
-def _relabel_by_beam(arguments: argparse.Namespace) -> None:
-    """Writes all missing shards by the workers of the pipeline of `--beam_options`.
+def _write_shards(shards: list[int] | None, command_line: str) -> None:
+    """Writes the missing ones of `shards`; None: those that fall to this process."""
+    arguments = json.loads(command_line)
+    task, scorer = _open(command_line)
+    relabeling.relabel(
+        scorer,
+        task.source,
+        task.segmentation,
+        path_of(arguments["out"]),
+        teacher=task.teacher.identity,
+        batch_size=arguments["batch_size"],
+        rule=task.settings,
+        shards=shards,
+    )
 
-    They may join and leave. Each opens the teacher once, and must see data, teacher and soft
-    labels, as on a shared file system or in a bucket.
-    """
-    run_beam = open_beam(arguments.beam_options)
-    command_line = json.dumps(vars(arguments))
-    work = _open(command_line)
-    work.write([])  # the manifest
-    run_beam("relabel", missing_shards(work.out), _write_shard, command_line)
 
-
-def _write_shard(shard: int, command_line: str) -> int:
+def _write_shard(shard: int, command_line: str) -> None:
     with _scoring:
-        _open(command_line).write([shard])
-    return shard
+        _write_shards([shard], command_line)
 
 
 def tell_quality(labels: Any) -> None:
