@@ -187,16 +187,19 @@ def load_clip(row: ClipRow, max_seconds: float, rate: int = SAMPLE_RATE) -> Load
         of_clip = f"{row.id}: " if isinstance(row.audio, RecordingPart) else ""
         note("silent", f"{of_clip}every sample is zero; kept")
     seconds = len(audio.samples) / SAMPLE_RATE
-    events = row.events
+    labels, events = row.labels, row.events
     if events is not None:
-        events = tuple(
-            (onset, min(offset, seconds), label)
-            for onset, offset, label in events
-            if onset < seconds
-        )
-        if outside := len(row.events or ()) - len(events):
+        inside = [event for event in events if event[0] < seconds]
+        if outside := len(events) - len(inside):
             note("bad event", f"{outside} begin after the clip's end ({seconds:.2f} s); left out")
-    return Loaded(Clip(row.id, audio.samples, row.labels, events, row.unknown), tuple(problems))
+        if audio.cut:  # labels go with what is cut away, where all their events are in it
+            gone = {label for *_, label in events} - {label for *_, label in inside}
+            labels = tuple(label for label in labels if label not in gone)
+            if row.labels and not labels:
+                note("no label", f"all are of events after the first {seconds:g} s; left out")
+                return Loaded(None, tuple(problems))
+        events = tuple((onset, min(offset, seconds), label) for onset, offset, label in inside)
+    return Loaded(Clip(row.id, audio.samples, labels, events, row.unknown), tuple(problems))
 
 
 def _span_of(audio: Audio, start: float, end: float) -> tuple[Audio, bool]:
