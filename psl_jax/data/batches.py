@@ -61,11 +61,11 @@ def train_batches(
     Records are verified where they are streamed, and not otherwise. Memory: the batches that are
     loaded ahead; see `ClipStream`. Raises UserError for data that cannot be read.
     """
-    read: Reader | None = None
-    num_loaders = _count_loaders(segments.source)
-    if order.streamed and order.sampling == "uniform" and segments.source.can_stream:
+    source = segments.source
+    read, num_loaders = source.read, _count_loaders(source)
+    if order.streamed and order.sampling == "uniform" and source.can_stream:
         epochs = order.epochs(segments, start_step)
-        stream = ClipStream(segments.source, (segments.places(numbers)[0] for numbers in epochs))
+        stream = ClipStream(source, (segments.places(numbers)[0] for numbers in epochs))
         read, num_loaders = stream.read, 1
 
     def load(item: tuple[int, np.ndarray]) -> Batch:

@@ -143,14 +143,13 @@ class ClassQueue:
 
     def clips(self, draws: np.ndarray) -> np.ndarray:
         """The clips of the draws number `draws` [n]: int64 [n]. Fast for draws that follow."""
-        rounds, turns = np.divmod(draws, len(self._by_class))
-        places = zip(rounds.tolist(), turns.tolist(), strict=True)
-        return np.array([self._clip(*place) for place in places], np.int64)
-
-    def _clip(self, round_number: int, turn: int) -> int:
-        number = self._turns(round_number)[turn]
-        shuffle, place = divmod(round_number, len(self._by_class[number]))
-        return int(self._queue(number, shuffle)[place])
+        clips = np.empty(len(draws), np.int64)
+        for row, draw in enumerate(draws.tolist()):
+            round_number, turn = divmod(draw, len(self._by_class))
+            number = self._turns(round_number)[turn]
+            shuffle, place = divmod(round_number, len(self._by_class[number]))
+            clips[row] = self._queue(number, shuffle)[place]
+        return clips
 
     def _shuffle_classes(self, round_number: int) -> list[int]:
         rng = np.random.default_rng([self._seed, _TURNS, round_number])

@@ -204,9 +204,9 @@ class _Scratch:
 
     def __init__(self, path: pathlib.Path, index: ClipIndex, segmentation: Segmentation):
         self.path, self.index, self.segmentation = path, index, segmentation
-        self.counts = segmentation.count_segments(index.num_samples).astype(np.int64)
-        self.starts = np.cumsum(self.counts) - self.counts
-        self.num_rows = np.zeros(self.counts.sum(), np.uint32)
+        self.firsts = segmentation.number_segments(index.num_samples)
+        self.counts = np.diff(self.firsts)
+        self.num_rows = np.zeros(self.firsts[-1], np.uint32)
 
     @contextlib.contextmanager
     def open(self, folder: pathlib.Path, num_classes: int) -> Iterator[None]:
@@ -266,7 +266,7 @@ class _Scratch:
 
     def add(self, clips: np.ndarray, segments: np.ndarray, values: np.ndarray) -> None:
         """Adds labels [n, classes] of segments."""
-        places = self.starts[clips] + segments
+        places = self.firsts[clips] + segments
         np.add.at(self.num_rows, places, 1)
         if len(np.unique(places)) == len(places):  # which is faster
             self.values[places] += values
@@ -276,13 +276,12 @@ class _Scratch:
     def find_missing(self) -> tuple[int, np.ndarray]:
         """Counts the segments without a row, and lists the numbers of their clips."""
         missing = np.flatnonzero(self.num_rows == 0)
-        return len(missing), np.unique(np.searchsorted(self.starts, missing, "right") - 1)
+        return len(missing), np.unique(np.searchsorted(self.firsts, missing, "right") - 1)
 
     def write_shards(self, writer: SoftLabelWriter) -> None:
         """Writes the means of the rows; weak labels stand for what is missing."""
-        ends = np.append(0, np.cumsum(self.counts))[self.index.shard_offsets]
         for shard in writer.missing:
-            rows = slice(*ends[shard : shard + 2])
+            rows = slice(*self.firsts[self.index.shard_offsets[shard : shard + 2]])
             clips = np.arange(*self.index.shard_offsets[shard : shard + 2])
             num_rows = self.num_rows[rows, None]
             means = self.values[rows] / np.maximum(num_rows, 1)

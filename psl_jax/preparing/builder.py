@@ -262,14 +262,11 @@ def make_features(
 
     label = tfds.features.ClassLabel(names=list(classes))
     form: dict[str, Any] = {"shape": (None,), "dtype": np.int16, "encoding": "bytes"}
-    is_usual = sample_rate == SAMPLE_RATE
-    contents: dict[str, Any] = {
-        "id": tfds.features.Text(),
-        "audio": tfds.features.Tensor(**form)
-        if is_usual
-        else tfds.features.Audio(sample_rate=sample_rate, **form),
-        "labels": tfds.features.Sequence(label),
-    }
+    audio = tfds.features.Tensor(**form)
+    if sample_rate != SAMPLE_RATE:
+        audio = tfds.features.Audio(sample_rate=sample_rate, **form)
+    labels = tfds.features.Sequence(label)
+    contents: dict[str, Any] = {"id": tfds.features.Text(), "audio": audio, "labels": labels}
     if events:
         contents["events"] = tfds.features.Sequence(
             {"onset": np.float32, "offset": np.float32, "label": label}

@@ -1,10 +1,9 @@
 """Reads a model from a file, a folder, a bucket or a hub."""
 
-import contextlib
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from psl_jax.networks.trained_model import Model
@@ -54,7 +53,12 @@ def load_model(path: str | os.PathLike[str], classes: Sequence[str] | None = Non
     if os.fspath(path) in PUBLISHED and not path.exists():
         path = fetch_published(os.fspath(path))
     if is_remote(path) and path.suffix in FILES:
-        with _copy_with_sidecar(path) as copy:
+        if not path.is_file():
+            raise UserError(f"{path}: there is no such file")
+        with local_copy(path) as copy:
+            sidecar = path.with_name(f"{path.name}.json")  # which a .pt has
+            if sidecar.is_file():
+                copy.with_name(sidecar.name).write_bytes(sidecar.read_bytes())
             return load_model(copy, classes)
     if path.suffix in (".pt", ".pth"):
         from psl_jax.weights import pytorch_file
@@ -75,20 +79,6 @@ def load_model(path: str | os.PathLike[str], classes: Sequence[str] | None = Non
     from psl_jax.weights import orbax_folder
 
     return orbax_folder.read_model(path)
-
-
-@contextlib.contextmanager
-def _copy_with_sidecar(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Copies a file from a bucket, together with the JSON file beside it, which a `.pt` has."""
-    if not path.is_file():
-        raise UserError(f"{path}: there is no such file")
-    with local_copy(path) as copy:
-        from psl_jax.weights.pytorch_file import find_sidecar
-
-        sidecar_file = path.with_name(find_sidecar(path.name).name)
-        if sidecar_file.is_file():
-            copy.with_name(sidecar_file.name).write_bytes(sidecar_file.read_bytes())
-        yield copy
 
 
 _ADDRESS = re.compile(r"hf://([\w.-]+/[\w.-]+?)(?:@([\w./-]+))?/?")
