@@ -8,7 +8,7 @@ import logging
 import os
 import pathlib
 import tempfile
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -191,7 +191,10 @@ class ClipBuilder:
             stored_splits = split_index_files.stored_splits(folder)
             stored = {split: split_index_files.load_index(folder, split) for split in stored_splits}
             indices = stored | indices
-        unions = _write_unions(folder, corpus, indices)
+        unions = {s: [n for n in names if n in indices] for s, names in corpus.unions.items()}
+        if unions:
+            all_unions = split_index_files.unions(folder) | unions
+            files.write_json(folder / split_index_files.UNIONS_NAME, all_unions)
         report = preparation_report.describe(
             corpus,
             indices,
@@ -213,19 +216,6 @@ class ClipBuilder:
             "problems": former_report["problems"] + report["problems"],
         }
         preparation_report.write_report(folder, dict(former_report) | changes)
-
-
-def _write_unions(
-    folder: pathlib.Path, corpus: Corpus, stored: Container[str]
-) -> dict[str, list[str]]:
-    """Writes the stored splits that each union consists of; returns those of `corpus`."""
-    unions = {
-        split: [name for name in names if name in stored] for split, names in corpus.unions.items()
-    }
-    if unions:
-        all_unions = split_index_files.unions(folder) | unions
-        files.write_json(folder / split_index_files.UNIONS_NAME, all_unions)
-    return unions
 
 
 @contextlib.contextmanager
