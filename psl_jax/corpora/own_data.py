@@ -1,6 +1,7 @@
 """A folder of one's own recordings, cut into clips; own_folder.py says what it looks like."""
 
 import collections
+import contextlib
 import hashlib
 import pathlib
 import posixpath
@@ -105,8 +106,10 @@ class OwnData(Corpus):
                 detail += f"{', '.join(empty)}. Give another --group_by (--config.data.group_by), "
                 detail += "or write splits.csv (filename,split)"
                 self.problems.append((None, Problem(self.source_dir, "no splits", detail)))
-            if {*splits.values()} - {"full"} and write_splits(path, self._splits):
-                print(f"{path} has the split of each recording: edit it to have others")
+            if {*splits.values()} - {"full"}:
+                with contextlib.suppress(OSError):  # made again, the same, where nobody may write
+                    files.write_csv(path, _SPLITS_COLUMNS, sorted(self._splits.items()))
+                    print(f"{path} has the split of each recording: edit it to have others")
             num_evaluated = list(self._splits.values()).count("eval")
             if 0 < num_evaluated < _FEW_RECORDINGS:
                 print(
@@ -343,12 +346,3 @@ def read_splits(path: pathlib.Path, recordings: Sequence[str]) -> dict[str, str]
             "or delete the file to split all anew"
         )
     return {name: splits[name] for name in recordings}
-
-
-def write_splits(path: pathlib.Path, splits: Mapping[str, str]) -> bool:
-    """Writes the table, for users to edit; returns whether that was possible."""
-    try:
-        files.write_csv(path, _SPLITS_COLUMNS, sorted(splits.items()))
-    except OSError:  # a folder that cannot be written to: the splits are made again, the same
-        return False
-    return True
