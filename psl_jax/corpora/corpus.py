@@ -65,17 +65,20 @@ class Clip:
 
     @property
     def description(self) -> ClipDescription:
-        """What an index holds of it."""
+        """What an index holds of it, in Python's numbers: those of a corpus may be NumPy's."""
         # Silent clips are not called the same.
         content = self.audio.tobytes() if self.audio.any() else self.id.encode()
         digest = hashlib.blake2b(content, digest_size=8).digest()
+        events = self.events and [
+            (float(start), float(end), int(k)) for start, end, k in self.events
+        ]
         return ClipDescription(
             self.id,
             len(self.audio),
-            self.labels,
-            self.events,
+            list(map(int, self.labels)),
+            events,
             digest=int.from_bytes(digest, "little"),
-            unknown=self.unknown,
+            unknown=list(map(int, self.unknown)),
         )
 
 
