@@ -19,8 +19,8 @@ from psl_jax import UserError
 from psl_jax import config as config_lib
 from psl_jax.audio.segments import Segmentation
 from psl_jax.commands import evaluate, relabel
-from psl_jax.data import label_manifest, split_index_files
-from psl_jax.data.soft_labels import SoftLabels
+from psl_jax.data import split_index_files
+from psl_jax.data.soft_labels import SoftLabels, missing_shards
 from psl_jax.data.source import Source
 from psl_jax.experiments import experiment
 from psl_jax.networks.mobilenetv2 import create
@@ -249,7 +249,7 @@ def test_beam_completes_what_relabel_began(folder, tmp_path):
     (tmp_path / "begun").mkdir()
     for name in (min(written), "manifest.json"):
         shutil.copy(tmp_path / "whole" / name, tmp_path / "begun")
-    assert label_manifest.missing_shards(tmp_path / "begun")
+    assert missing_shards(tmp_path / "begun")
     run(relabel, *arguments, f"--out={tmp_path / 'begun'}", BEAM)
     assert read_files(tmp_path / "begun") == written
 
@@ -290,7 +290,7 @@ def test_what_a_killed_beam_worker_left_is_completed(folder, tmp_path, monkeypat
     finally:
         os.killpg(pipeline.pid, signal.SIGKILL)  # it would wait for the killed worker without end
         pipeline.wait()
-    assert label_manifest.missing_shards(tmp_path / "by_beam")
+    assert missing_shards(tmp_path / "by_beam")
     shutil.copytree(tmp_path / "by_beam", tmp_path / "by_relabel")
     run(relabel, *arguments, f"--out={tmp_path / 'whole'}")
     for name, options in (("by_relabel", ()), ("by_beam", (BEAM,))):
