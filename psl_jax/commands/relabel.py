@@ -87,10 +87,7 @@ def main(arguments: argparse.Namespace) -> None:
         return
 
     def tell() -> None:
-        index = task.source.index
-        digest = task.teacher.digest
-        labels = SoftLabels.open(out, index, task.segmentation, teacher_digest=digest)
-        tell_quality(labels)
+        tell_quality(SoftLabels.open(out, task.source.index, task.segmentation))
 
     with run_files.claim_folder(out, "--out"):
         if arguments.beam_options:

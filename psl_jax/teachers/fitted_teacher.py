@@ -59,12 +59,7 @@ def save(
     segment_seconds: float,
     fitted_to: dict[str, Any],
 ) -> None:
-    """Writes FILE.npz.
-
-    Args:
-      tagger: its kind, where it is, and its digest.
-      fitted_to: facts about the data.
-    """
+    """Writes FILE.npz. tagger: its kind, place and digest; fitted_to: facts about the data."""
     metadata = {
         "format": FORMAT,
         "classes": list(classes),

@@ -63,11 +63,8 @@ def make_teacher(
 ) -> Teacher:
     """Makes a teacher with its entry and its summary.
 
-    Args:
-      kind: what the manifest calls its kind.
-      what: what it is, for its summary.
-      facts: what the manifest says besides.
-      more: further attributes of `Teacher`.
+    kind, facts: what the manifest calls it, and says besides. what: what it is, for its summary.
+    more: further attributes of `Teacher`.
     """
     entry = {"kind": kind, "name": name, "digest": digest, "classes": len(classes), "rate": rate}
     summary = f"{name}: {what}, {rate / 1000:g} kHz, {len(classes)} classes, digest {digest}"
