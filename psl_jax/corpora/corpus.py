@@ -149,9 +149,9 @@ class Corpus(abc.ABC):
         """The error for a split of which no clip is left; problems: of its rows."""
         of_tables = [p for name, p in self.problems if name is None]
         problems = [*(p for name, p in self.problems if name == split), *problems, *of_tables]
+        shown = list(map(str, problems[:5])) or ["(no rows in its table)"]
         return UserError(
-            f"no clip of split {split!r} is usable. The first problems:\n"
-            + listing(map(str, problems[:5] or ["(no rows in its table)"]))
+            f"no clip of split {split!r} is usable. The first problems:\n{listing(shown)}"
         )
 
 

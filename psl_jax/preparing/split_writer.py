@@ -281,7 +281,7 @@ def open_beam(options: str) -> Callable[..., None]:
     UserError where Beam is not installed, or they are wrong.
     """
     try:
-        import apache_beam as beam
+        import apache_beam
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError as error:
         raise MissingPackageError("--beam_options", "Apache Beam", "beam") from error
@@ -291,6 +291,7 @@ def open_beam(options: str) -> Callable[..., None]:
             f"--beam_options: {wrong[0]!r} is no option; expected such as "
             '"--runner=DirectRunner --direct_num_workers=4"'
         )
+    beam: Any = apache_beam  # which has no types
     pipeline_options = PipelineOptions(flags)
 
     def run(name: str, items: Sequence[Any], function: Callable[..., Any], *arguments: Any) -> None:
