@@ -72,6 +72,7 @@ def test_with_seeds_each_fold_is_a_mean_over_them_first():
         return {
             "reference": "scratch",
             "seeds": [0, 1],
+            "clips": "seed0/clips",
             "experiments": [
                 {
                     "name": name,
@@ -88,7 +89,7 @@ def test_with_seeds_each_fold_is_a_mean_over_them_first():
 
     results = [of_fold(0.1, 0.2, "a"), of_fold(0.3, 0.5, "b")]
     found = suite_results.merge(results, Repetition("fold", (2, 5)), is_suite=True)
-    assert found["seeds"] == [0, 1] and found["folds"] == [2, 5]
+    assert found["seeds"] == [0, 1] and found["folds"] == [2, 5] and "clips" not in found
     probe = found["experiments"][1]
     assert probe["mAP"] == pytest.approx(0.35)
     assert probe["mAP_spread"] == pytest.approx(np.std([0.2, 0.5], ddof=1))  # over folds
