@@ -204,6 +204,8 @@ def _run_suite(
     def write() -> dict[str, Any]:
         results = suite_results.summarize(config.name, list(runs.values()))
         suite_results.add_intervals(results, workdir)
+        if is_suite:
+            suite_results.write_clips(list(runs.values()), results, workdir=workdir)
         suite_results.write(results, workdir, is_suite=is_suite)
         print(f"\nfinished in {(time.perf_counter() - start) / 60:.1f} min")
         return results

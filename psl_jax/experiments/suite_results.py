@@ -6,15 +6,18 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from psl_jax.experiments import paper_tables
 from psl_jax.experiments.experiment import Experiment
-from psl_jax.reporting import result_tables, run_page, suite_page
+from psl_jax.reporting import audio_examples, result_tables, run_page, suite_page
 from psl_jax.runtime import files
+from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.run_files import LABEL_QUALITY
 from psl_jax.scoring import bootstrap, evaluation
 from psl_jax.scoring.event_metrics import EVENT_METRICS
+from psl_jax.tagging import tagger
 from psl_jax.weights import orbax_folder
 
 RESULTS = "results.json"
@@ -82,8 +85,10 @@ def merge(
 ) -> dict[str, Any]:
     """The results of a suite over seeds or folds: means, with spreads of mAP and of its gains."""
     first, values = all_results[0], repetition.values
-    left_out = ("experiments", "label_quality")
+    left_out = ("experiments", "label_quality", "clips")
     merged = {key: value for key, value in first.items() if key not in left_out}
+    if repetition.name == "seed":  # of the same clips
+        merged["clips"] = f"{repetition.folder(values[0])}/{audio_examples.FOLDER}"
     by_value = [{row["name"]: row for row in results["experiments"]} for results in all_results]
     merged[f"{repetition.name}s"] = list(values)
     merged["experiments"] = []
@@ -192,3 +197,27 @@ def write(results: Mapping[str, Any], workdir: pathlib.Path, *, is_suite: bool =
     print(f"  results: {workdir / (RESULTS if is_suite else evaluation.METRICS)}")
     if not is_suite:
         print(f"  averaged model: {workdir / orbax_folder.MODEL_FOLDER}")
+
+
+def write_clips(
+    runs: Sequence[Experiment], results: Mapping[str, Any], *, workdir: pathlib.Path
+) -> None:
+    """Keeps clips to listen to, of those that the best student was trained on."""
+    if jax.process_count() > 1:  # the others would have to read the model with this one
+        print("note: clips to listen to are made where the report is made by one process")
+        return
+    name = suite_page.best_of(results["experiments"], results.get("references") or {})
+    best = next((run for run in runs if run.settings.name == name), runs[-1])
+    labels = {}
+    for run in runs:
+        if run.train_index.ids_sha256 == best.train_index.ids_sha256:
+            try:
+                soft_labels = run.soft_labels()
+            except UserError as error:  # deleted to save room: the others are shown
+                print(f"note: the clips are without the labels of {run.settings.name}: {error}")
+                continue
+            if soft_labels is not None:
+                labels[run.settings.name] = soft_labels
+    source = best.source(best.settings.data.train_split)
+    folder = workdir / audio_examples.FOLDER
+    audio_examples.write(folder, source, labels, best.settings.name, tagger.load(best.run_dir))

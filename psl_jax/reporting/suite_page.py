@@ -1,4 +1,4 @@
-"""The page of a suite: table, figures and classes; and the figures as files beside it."""
+"""The page of a suite: table, figures, classes and clips; and the figures as files beside it."""
 
 import os
 import pathlib
@@ -6,7 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from psl_jax.reporting import figures, result_figures, result_tables, run_page
+from psl_jax.reporting import (
+    audio_examples,
+    figures,
+    result_figures,
+    result_tables,
+    run_page,
+)
 from psl_jax.reporting.figures import Figure
 from psl_jax.runtime.paths import path_of
 from psl_jax.training.metric_log import read_log
@@ -18,9 +24,9 @@ def write(suite_dir: str | os.PathLike[str], results: Mapping[str, Any]) -> path
     `results` is results.json: `experiments`, a list of dicts with at least `name` (mAP and the
     other metrics missing or None if not evaluated; `run_dirs`, by default the name alone, says
     where its runs lie relative to the suite, one for each seed), and optionally `label_quality`
-    ({experiment: label quality}), `paper` and `paper_d_prime` ({experiment: value}), `seeds`, and
-    `reference`, the experiment that the others are held against (default weak), from which each has
-    its interval `over_reference`.
+    ({experiment: label quality}), `paper` and `paper_d_prime` ({experiment: value}), `clips`, the
+    folder that `listening` wrote, `seeds`, and `reference`, the experiment that the others are held
+    against (default weak), from which each has its interval `over_reference`.
     """
     suite_dir = path_of(suite_dir)
     experiments = results.get("experiments", [])
@@ -35,6 +41,7 @@ def write(suite_dir: str | os.PathLike[str], results: Mapping[str, Any]) -> path
     classes = result_tables.class_table(runs, best, reference)
     seeds = results.get("seeds") or []
     shown = _figures(results, runs)
+    clips = audio_examples.read(suite_dir / results.get("clips", audio_examples.FOLDER))
     for figure in (figure for section in shown.values() for figure in section):
         figure.save(suite_dir / figures.FOLDER / f"{figure.name}.png")
     reports = {name: folders[0] / run_page.REPORT_NAME for name, folders in runs.items()}
@@ -57,6 +64,8 @@ def write(suite_dir: str | os.PathLike[str], results: Mapping[str, Any]) -> path
         "coverage": next((e for e in experiments if e.get("num_clips") is not None), None),
         "quality_table": result_tables.quality_table(results.get("label_quality", {})),
         "classes": classes,
+        "clips": clips,
+        "clip_ticks": audio_examples.ticks,
         "files": figures.FOLDER,
     }
     return run_page.render("suite.html.jinja", suite_dir / run_page.REPORT_NAME, context | shown)

@@ -1,6 +1,5 @@
 """Log-mel spectrograms of recordings of any length, in bounded memory; plots of tags below them."""
 
-import io
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -81,26 +80,6 @@ def draw_spectrogram(axes: Any, decibels: np.ndarray, column_seconds: float) -> 
         ax=axes,
     )
     axes.set_xlabel("")
-
-
-_PICTURE_COLUMNS = 600
-_PICTURE_HEIGHT, _DPI = 1.28, 100  # inches, pixels an inch
-
-
-def draw_png(audio: np.ndarray) -> bytes:
-    """Draws the spectrogram of int16 [samples] as a PNG without axes, a pixel a column."""
-    from matplotlib.figure import Figure
-
-    spectrogram = Spectrogram(_PICTURE_COLUMNS)
-    spectrogram.add(audio)
-    decibels, column_seconds = spectrogram.finish()
-    canvas = Figure(figsize=(len(decibels) / _DPI, _PICTURE_HEIGHT))
-    axes = canvas.add_axes((0, 0, 1, 1))
-    draw_spectrogram(axes, decibels, column_seconds)
-    axes.set_axis_off()
-    file = io.BytesIO()
-    canvas.savefig(file, format="png", dpi=_DPI)
-    return file.getvalue()
 
 
 NUM_TAGS = 12

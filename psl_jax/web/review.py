@@ -14,8 +14,8 @@ from psl_jax.audio.segments import SAMPLE_RATE, flatten
 from psl_jax.data.corrections import split_id
 from psl_jax.data.decision_table import NO, OTHERS, RANDOM, YES, DecisionTable, drop_undone
 from psl_jax.data.segment_loader import Segments
+from psl_jax.reporting.audio_examples import draw_png
 from psl_jax.scoring.segment_choice import ChosenSegment
-from psl_jax.tagging.spectrogram import draw_png
 from psl_jax.web.access import Access
 from psl_jax.web.application import make_base, render, store_decision
 from psl_jax.web.forms import SegmentForm
