@@ -14,6 +14,7 @@ from psl_jax.config import Settings
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.corrections import Corrections
 from psl_jax.data.segment_loader import Segments
+from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.source import Source
 from psl_jax.data.training_order import TrainingOrder
 from psl_jax.experiments import sanity_notes, setting_checks, training_steps
@@ -215,13 +216,17 @@ class Experiment:
             )
         return network, variables
 
+    def soft_labels(self) -> SoftLabels | None:
+        """The stored ones that it is trained on; None where it has weak ones or makes its own."""
+        return self.label_stage.open() if self.label_stage.is_stored else None
+
     def _train(self) -> None:
         settings = self.settings
         network, variables = self._network
         segments = Segments(
             self.source(settings.data.train_split),
             self.segmentation,
-            self.label_stage.open() if self.label_stage.is_stored else None,
+            self.soft_labels(),
             settings.alpha,
             self._corrections,
         )
