@@ -67,6 +67,7 @@ class _Format(NamedTuple):
 _FORMATS = {
     "parquet": _Format(".parquet", table_formats.open_parquet),
     "csv": _Format(".csv", table_formats.open_csv),
+    "npy": _Format(".npy", published_formats.open_efficientat, has_logits=True, has_index=True),
     "ced": _Format(".h5", published_formats.open_ced, has_index=True),
     "pretrainedsed": _Format(".hdf5", published_formats.open_pretrainedsed, has_logits=True),
     "sat": _Format(".parquet", published_formats.open_sat),
@@ -151,12 +152,14 @@ def _add_import(actions: Any) -> None:
     add(
         "--values",
         choices=("probabilities", "logits"),
-        help="values in the label file (default: logits in pretrainedsed, else probabilities)",
+        help="values in the label file (default: logits in npy and pretrainedsed, else "
+        "probabilities)",
     )
     add(
         "--index",
         metavar="FILE",
-        help="ced: file that says which clip each row is (default: the one beside the label file)",
+        help="npy, ced: file that says which clip each row is (default: the one beside the label "
+        "file)",
     )
     add(
         "--classes",

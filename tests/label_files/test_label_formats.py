@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import pickle
 
 import label_data
 import numpy as np
@@ -104,6 +105,27 @@ def test_datasets_and_croissant_read_the_folder(tmp_path, data):
 
 
 # --- Files of others, written from their description ----------------------------------------------
+
+
+def test_efficientat(tmp_path, data):
+    """One .npy of logits [clips, 527], and a pickle of the rows of names; more clips than ours."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(-3, 3, (9, 527)).astype(np.float32)
+    rows = [3, 8, 0, 5, 1, 7, 2]
+    np.save(tmp_path / "ensemble.npy", logits)
+    names = dict(zip(IDS, rows, strict=True)) | {"another_cli": 4, "andanother_": 6}
+    (tmp_path / "names.pkl").write_bytes(pickle.dumps(names))
+    index_file = f"--index={tmp_path / 'names.pkl'}"
+    bring_in(tmp_path / "ensemble.npy", data, tmp_path / "labels", index_file)
+    index = label_data.index()
+    found = label_data.read(tmp_path / "labels", index, SEGMENTATION)
+    columns = [audioset_classes().index(name) for name in CLASSES]
+    counts = SEGMENTATION.count_segments(index.num_samples)
+    for clip, row in enumerate(rows):
+        expected = expit(logits[row, columns].astype(np.float64)).astype(np.float16)
+        for segment in range(counts[clip]):  # a clip's row holds in each of its segments
+            np.testing.assert_array_equal(found[clip, segment], expected)
+        assert not found[clip, counts[clip] :].any()
 
 
 def test_ced(tmp_path, data):

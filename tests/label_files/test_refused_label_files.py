@@ -1,6 +1,7 @@
 """Label files that cannot be right: refused in words, and nothing is left or overwritten."""
 
 import json
+import pickle
 import sys
 
 import label_data
@@ -118,12 +119,40 @@ def test_labels_of_another_file_are_not_mixed_in(tmp_path, data):
     assert manifest["origin"]["kind"] == "imported" and manifest["origin"]["files"] == ["a.csv"]
 
 
-def test_probabilities_are_no_logits(tmp_path, data):
-    with h5py.File(tmp_path / "e.hdf5", "w") as file:
-        file["filenames"] = IDS
-        file["strong_logits"] = np.full((len(IDS), 527, 4), 0.5, np.float16)
+class Code:
+    """A pickle of it prints when it is read."""
+
+    def __reduce__(self):
+        return print, ("code was run",)
+
+
+def test_an_index_with_code_in_it_is_refused(tmp_path, data, capsys):
+    np.save(tmp_path / "e.npy", np.zeros((7, 527), np.float32))
+    (tmp_path / "e.pkl").write_bytes(pickle.dumps({"a": Code()}))
+    with pytest.raises(UserError, match=r"e\.pkl is no index of file names: it names builtins"):
+        bring_in(tmp_path / "e.npy", data, tmp_path / "labels")
+    assert "code was run" not in capsys.readouterr().out
+    for wrong in (pickle.dumps(dict.fromkeys(IDS, 7)), pickle.dumps(list(IDS)), b"h0"):
+        (tmp_path / "e.pkl").write_bytes(wrong)
+        with pytest.raises(UserError, match=r"e\.pkl is no index of file names"):
+            bring_in(tmp_path / "e.npy", data, tmp_path / "labels")
+
+
+def test_an_array_without_its_index_or_classes_and_an_archive(tmp_path, data):
+    np.save(tmp_path / "e.npy", np.zeros((7, 527), np.float32))
+    with pytest.raises(UserError, match=r"e\.pkl: there is no index of file names.*--index"):
+        bring_in(tmp_path / "e.npy", data, tmp_path / "labels")
+    np.save(tmp_path / "e.npy", np.full((7, 527), 0.5, np.float32))
+    (tmp_path / "e.pkl").write_bytes(pickle.dumps(dict(zip(IDS, range(7), strict=True))))
     with pytest.raises(UserError, match=r"all are from 0 to 1.*--values=probabilities"):
-        bring_in(tmp_path / "e.hdf5", data, tmp_path / "labels")
+        bring_in(tmp_path / "e.npy", data, tmp_path / "labels")
+    np.save(tmp_path / "e.npy", np.zeros((7, 5), np.float32))
+    with pytest.raises(UserError, match="has 5 classes and does not name them"):
+        bring_in(tmp_path / "e.npy", data, tmp_path / "labels")
+    with open(tmp_path / "e.npy", "wb") as file:
+        np.savez(file, a=np.zeros(3))
+    with pytest.raises(UserError, match=r"is an archive \(\.npz\)"):
+        bring_in(tmp_path / "e.npy", data, tmp_path / "labels")
 
 
 def test_an_option_of_another_format_is_refused(tmp_path, data):
@@ -139,7 +168,7 @@ def test_a_missing_library_is_named(tmp_path, data, monkeypatch, library, name):
         bring_in(tmp_path / name, data, tmp_path / "labels")
 
 
-@pytest.mark.parametrize("name", ["a.parquet", "a.h5", "a.hdf5"])
+@pytest.mark.parametrize("name", ["a.parquet", "a.h5", "a.npy", "a.hdf5"])
 def test_a_damaged_file_is_named(tmp_path, data, name):
     (tmp_path / name).write_bytes(b"nothing of the kind")
     with pytest.raises(UserError, match=name):
