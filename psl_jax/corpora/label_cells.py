@@ -17,6 +17,8 @@ SEPARATORS = (";", ",", "|")
 _IN_NAMES = tuple("/+&\uff1b\uff0c\u3001 ")
 _MISSING = {"nan", "none", "null", "na", "n/a", "<na>"}
 _MISSING |= {"#n/a", "#ref!", "#name?", "#value!", "#div/0!"}  # of formulas
+# Texts that spreadsheets make of names such as MAR1.
+_CONVERTED = re.compile(r"\d{4}-\d\d-\d\d( 00:00:00)?|true|false|wahr|falsch", re.IGNORECASE)
 LIST = re.compile(r"\s*(?:\[.*\]|[({]\s*['\"].*[)}])\s*", re.DOTALL)
 QUOTED = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""")
 
@@ -178,7 +180,7 @@ class LabelCells:
         return spelling
 
     def _note_doubtful(self, classes: Collection[str]) -> None:
-        """Notes classes that may be one in several spellings, or stand for a missing value."""
+        """Notes classes that may be one in several spellings, or no names."""
         alike: dict[str, list[str]] = {}
         for name in classes:
             alike.setdefault(re.sub(r"[\W_]", "", name.casefold()) or name, []).append(name)
@@ -190,6 +192,9 @@ class LabelCells:
         if missing := [repr(name) for name in classes if name.casefold() in _MISSING]:
             detail = f"{', '.join(missing)} is a class here: for no label leave the cell empty"
             self.notes.append(("no label?", detail))
+        if converted := [repr(name) for name in classes if _CONVERTED.fullmatch(name)]:
+            detail = f"{', '.join(converted)} is a class here: if a spreadsheet made it of a name, "
+            self.notes.append(("date or truth value?", detail + "type the name there as text"))
 
 
 def _unquote(quoted: str) -> str:

@@ -162,7 +162,8 @@ class Corrections:
         for decision in self.decisions:
             for number, of_split in enumerate(places):
                 name = of_split.find_name(decision.filename)
-                if name and (folder := posixpath.dirname(decision.filename)):
+                folder = posixpath.dirname(_with_slashes(decision.filename))
+                if name and folder:
                     folders[number, name].add(folder)
         for (_, name), of_name in folders.items():
             if len(of_name) > 1:
@@ -332,14 +333,19 @@ class _Places:
 
     def find_name(self, filename: str) -> str | None:
         """The name by which the split has a file."""
-        stem = posixpath.splitext(filename)[0]
-        names = filename, stem, posixpath.basename(stem)
+        stem = posixpath.splitext(_with_slashes(filename))[0]
+        names = filename, posixpath.splitext(filename)[0], stem, posixpath.basename(stem)
         return next((name for name in names if name in self._clips), None)
 
     def find(self, filename: str) -> list[_Place]:
         """The clips of a recording, or the clip of this id."""
         name = self.find_name(filename)
         return self._clips[name] if name else []
+
+
+def _with_slashes(filename: str) -> str:
+    """The name of a file of Windows as that of others."""
+    return filename.replace("\\", "/")
 
 
 def _is_lost(decision: Decision, splits: Sequence[_Places]) -> bool:

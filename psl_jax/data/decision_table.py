@@ -20,6 +20,7 @@ from psl_jax.runtime.errors import UserError
 YES, NO, UNSURE, UNDO = "yes", "no", "unsure", "undo"
 DECISIONS = (YES, NO, UNSURE, UNDO)
 OTHERS = "*"  # as label: all other classes
+OTHERS_DECISIONS = (NO, UNDO)  # on that label
 RANDOM = "random"  # as `chosen`
 
 
@@ -60,6 +61,11 @@ def read_decisions(path: str | os.PathLike[str]) -> list[Decision]:
             raise UserError(
                 f"{path}, line {line}: the decision is {row['decision']!r:.20}, expected one of "
                 f"{', '.join(DECISIONS)}. Correct the line, or delete it"
+            )
+        if row["label"] == OTHERS and row["decision"] not in OTHERS_DECISIONS:
+            raise UserError(
+                f"{path}, line {line}: {row['decision']} to the label {OTHERS}, all other classes, "
+                "which only a no can be about. Correct the line, or delete it"
             )
         texts = {name: row.get(name, "") for name in ("label", "decision", "who", "when", "chosen")}
         decisions.append(Decision(row["filename"], onset, offset, **texts))

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 import psl_jax
 from psl_jax.audio.decoding import AUDIO_SUFFIXES
-from psl_jax.data.decision_table import DecisionTable
+from psl_jax.data.decision_table import OTHERS, OTHERS_DECISIONS, DecisionTable
 from psl_jax.networks.class_lists import clean_name
 from psl_jax.runtime.errors import UserError
 from psl_jax.web import api, forms
@@ -114,6 +114,8 @@ def store_decision(table: DecisionTable, **fields: Any) -> None:
         raise RefusedError(422, "offset: expected more than the onset", "setting")
     if not fields["label"] or len(fields["filename"].splitlines()) > 1:
         raise RefusedError(422, "filename and label: expected a name in one line", "setting")
+    if fields["label"] == OTHERS and fields["decision"] not in OTHERS_DECISIONS:
+        raise RefusedError(422, f"decision: on {OTHERS}, all other classes, expected no", "setting")
     try:
         table.append(**fields)
     except OSError as error:

@@ -311,6 +311,16 @@ REFUSED = {
         "filename,label\na,Собака\n".encode("cp1251"),
         "row 2: not a table in UTF-8",
     ),
+    "labels in Polish letters of Windows": (
+        "e.csv",
+        "filename,label\na,żółw\n".encode("cp1250"),
+        "row 2: not a table in UTF-8",
+    ),
+    "labels in German letters of old Macs": (
+        "e.csv",
+        "filename,label\na,Straßenlärm\n".encode("mac_roman"),
+        "row 2: not a table in UTF-8",
+    ),
     "a number for each class": ("e.csv", "filename,label\na,[0. 1. 1.]\n", "no list of labels"),
     "a time and a duration": (
         "e.csv",

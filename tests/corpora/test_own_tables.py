@@ -113,6 +113,8 @@ def test_ids_are_not_shared(tmp_path):
         (["dog\train", "dog\tcat"], ["dog rain", "dog cat"], "several labels"),
         (['"dog\nrain"', "dog"], ["dog rain", "dog"], "several labels"),
         (["#N/A", "dog"], ["#N/A", "dog"], "no label?"),
+        (["2026-03-01 00:00:00", "dog"], ["2026-03-01_00:00:00", "dog"], "date or truth value?"),
+        (["WAHR", "dog"], ["WAHR", "dog"], "date or truth value?"),
     ],
 )
 def test_labels_as_people_write_them(tmp_path, cells, expected, kind):

@@ -142,12 +142,13 @@ def test_recordings_are_found_by_their_clips_and_events_over_a_border_in_neither
     lines = [
         Decision("north/yard.wav", 12, 14, "class 1", "yes", "ann"),
         Decision("yard", 8, 12, "class 2", "yes", "ann"),
+        Decision("D:\\north\\pond.wav", 1, 2, "class 1", "yes", "ann"),
         Decision("yard@0", 0, 10, "class 1", "no", "ann"),
         Decision("pond", 0, 20, "class 0", "no", "ann"),
     ]
     found = Corrections(tuple(lines)).find_values(index, Segmentation(10.0))
     rows = list(zip(*(part.tolist() for part in found), strict=True))
-    assert rows == [(0, 1, 0.0), (1, 1, 1.0), (2, 0, 0.0)]
+    assert rows == [(0, 1, 0.0), (1, 1, 1.0), (2, 0, 0.0), (2, 1, 1.0)]
 
 
 # --- The table --------------------------------------------------------------------------------
@@ -191,6 +192,7 @@ os.kill(os.getpid(), signal.SIGKILL)
         ("a.wav,0,2,Bell,maybe,Ann,", "line 2: the decision is 'maybe', expected one of yes, no"),
         ("a.wav,2,2,Bell,yes,Ann,", "line 2: '2' to '2', expected onset and offset in seconds"),
         ("a.wav,0,2,Be", "line 2: the decision is ''"),
+        ("a.wav,0,2,*,unsure,Ann,", "line 2: unsure to the label \\*, all other classes"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path, row, said):
@@ -225,7 +227,7 @@ def test_what_has_no_effect_is_said():
     late = Corrections((Decision("yard", 28, 29, "class 0", "no", "ann"),))
     assert "1 decisions lie outside the clips" in late.describe_problems([index])[0]
     index = dataclasses.replace(make_index([1], 160_000), ids=np.array(["yard"]))
-    names = "north/yard.wav", "south/yard.wav"
+    names = "north/yard.wav", "south\\yard.wav"
     alike = Corrections(tuple(Decision(name, 2, 4, "class 0", "no", "ann") for name in names))
     with pytest.raises(UserError, match="'yard' in the folders north and south"):
         alike.describe_problems([index])

@@ -204,7 +204,13 @@ def test_what_is_wrong_is_said(tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"offset": 1.0001}, {"filename": "a\nb"}, {"filename": "a\u2028b"}, {"label": " \u200b"}],
+    [
+        {"offset": 1.0001},
+        {"filename": "a\nb"},
+        {"filename": "a\u2028b"},
+        {"label": " \u200b"},
+        {"label": "*"},
+    ],
 )
 def test_what_the_table_could_not_be_read_with_is_refused(tmp_path, changes):
     path = tmp_path / "decisions.csv"

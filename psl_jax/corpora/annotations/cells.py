@@ -36,7 +36,9 @@ def read_text(path: pathlib.Path) -> str:
         other_letters = "[\0\x80-\x9f]"
     except UnicodeDecodeError:
         text = content.decode("latin-1")
-        other_letters = "[\0\x80-\x9f]|[\xa1-\xff]{3}"  # the latter of words in Cyrillic or Chinese
+        # Of words in Cyrillic or Chinese; of a sign within a word, as in other alphabets of Europe.
+        other_letters = "[\0\x80-\x9f]|[\xa1-\xff]{3}"
+        other_letters += r"|[^\W\d_][\xa1-\xa8\xab\xac\xb1-\xb3\xb6\xb8\xb9\xbb-\xbf][a-z]"
     if odd := re.search(other_letters, text):
         row = text[: odd.start()].count("\n") + 1
         raise UserError(f"{path}, row {row}: not a table in UTF-8 (or UTF-16). Save it as UTF-8")
