@@ -30,6 +30,7 @@ from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import local_copy
 
 _EXAMPLES, _NAME_EXAMPLES = 5, 3
+_FAR = 10  # clips' lengths that no row in seconds lasts
 _TIMES = re.compile(r"_\d+(\.\d+)?([_-]\d+(\.\d+)?)?")
 
 
@@ -133,6 +134,11 @@ def import_labels(
                 f"{path}: no segment's middle lies in the times of any row. Are they seconds from "
                 "the beginning of the clip, not of the recording that it is from?"
             )
+        if 2 * scratch.num_far_rows > num_known_rows:
+            raise UserError(
+                f"{path}: most rows begin past the end of their clips, and last more than "
+                f"{_FAR:g} times as long. Are they in milliseconds? Expected seconds"
+            )
         num_missing, incomplete_clips = scratch.find_missing()
         if num_missing and not fill_missing:
             examples = ", ".join(index.ids[incomplete_clips[:_EXAMPLES]].tolist())
@@ -207,6 +213,7 @@ class _Scratch:
         self.firsts = segmentation.number_segments(index.num_samples)
         self.counts = np.diff(self.firsts)
         self.num_rows = np.zeros(self.firsts[-1], np.uint32)
+        self.num_far_rows = 0  # that begin past the end of a clip, and are much longer than it
 
     @contextlib.contextmanager
     def open(self, folder: pathlib.Path, num_classes: int) -> Iterator[None]:
@@ -252,6 +259,9 @@ class _Scratch:
                 f"{self.path}: clip {block.names[row]} has a row from {block.onsets[row]:g} to "
                 f"{block.offsets[row]:g} s: expected two times in seconds, the later one second"
             )
+        seconds = self.index.num_samples[clips] / SAMPLE_RATE  # of -1 any
+        is_far = (block.onsets >= seconds) & (block.offsets - block.onsets > _FAR * seconds)
+        self.num_far_rows += int((is_far & (clips >= 0)).sum())
         onsets, offsets = block.onsets[rows], block.offsets[rows]
         clip_seconds = self.index.num_samples[clips[rows]] / SAMPLE_RATE
         segment_onsets, segment_offsets = self.segmentation.compute_times(segments)

@@ -46,14 +46,15 @@ def test_a_table_that_cannot_be_right_leaves_nothing(tmp_path, data, change, mes
 @pytest.mark.parametrize(
     ("times", "message"),
     [
-        (("nan", 1), "clip YabcdefghiJ has a row from nan to 1 s: expected two times in seconds"),
-        ((1, 0), "has a row from 1 to 0 s"),
-        ((30, 40), "no segment's middle lies in the times of any row. Are they seconds from the"),
+        ([("nan", 1)], "clip YabcdefghiJ has a row from nan to 1 s: expected two times in seconds"),
+        ([(1, 0)], "has a row from 1 to 0 s"),
+        ([(30, 40)], "no segment's middle lies in the times of any row. Are they seconds from the"),
+        ([(0, 1e3), (1e3, 2e3), (2e3, 3e3)], "most rows begin past the end of .*milliseconds"),
     ],
 )
 def test_times_that_cannot_be_right(tmp_path, data, times, message):
     """What --missing=weak would else replace without a word."""
-    rows = [[IDS[1], *times, 0.1, 0.2, 0.3]]
+    rows = [[IDS[1], *span, 0.1, 0.2, 0.3] for span in times]
     table = write_table(tmp_path / "t.csv", rows, ("clip", "onset", "offset", *CLASSES))
     with pytest.raises(UserError, match=message):
         bring_in(table, data, tmp_path / "labels", "--missing=weak")
