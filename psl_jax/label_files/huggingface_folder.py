@@ -31,6 +31,7 @@ from psl_jax.runtime import files, progress
 from psl_jax.runtime.errors import UserError
 
 _METADATA = "metadata.parquet"
+_README_FILE, _CROISSANT = "README.md", "croissant.json"
 _GROUP_CLIPS = 64  # whose segments become a row group: their audio is in memory
 
 
@@ -84,6 +85,11 @@ def write(
     shards = [number for number, size in enumerate(index.shard_sizes) if size]
     name = "{:05d}.parquet" if has_audio else f"{{:05d}}/{_METADATA}"
     paths = [path / "data" / split / name.format(shard) for shard in shards]
+    if (path / _README_FILE).exists() and not (path / _CROISSANT).exists():
+        raise UserError(
+            f"{path / _README_FILE} is of something else, and would be overwritten: give another "
+            "--out, or move the file away"
+        )
     for other in (path / "data").rglob("*.parquet"):
         with label_file.plain_errors(other):
             other_schema = pyarrow.parquet.read_schema(other)
@@ -260,12 +266,13 @@ def _describe_folder(
         audio=audio,
         data_files="\n".join(f"  - split: {name}\n    path: data/{name}/**" for name in splits),
     )
-    with files.atomic_open(folder / "README.md", encoding="utf-8") as file:
-        file.write(readme)
     described = {"name": folder.name, "description": description}
     croissant = _describe_dataset(splits, index.classes, has_audio=has_audio)
-    files.write_json(folder / "croissant.json", described | croissant)
-    return [folder / "README.md", folder / "croissant.json"]
+    # The last is README.md: one without the other is not of an export.
+    files.write_json(folder / _CROISSANT, described | croissant)
+    with files.atomic_open(folder / _README_FILE, encoding="utf-8") as file:
+        file.write(readme)
+    return [folder / _README_FILE, folder / _CROISSANT]
 
 
 def _describe_dataset(

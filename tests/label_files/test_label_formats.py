@@ -84,6 +84,10 @@ def test_a_folder_for_datasets(tmp_path, data, audio):
         bring_in(folder, data, tmp_path / "mixed", *given)
     with pytest.raises(UserError, match="holds other labels"):
         run("export", tmp_path / "labels", data, *options)
+    (folder / "croissant.json").unlink()
+    with pytest.raises(UserError, match=r"README\.md is of something else"):
+        run("export", tmp_path / "labels", data, *options)
+    (folder / "README.md").unlink()
     other = {"embedded": "reference", "reference": "embedded"}[audio]
     with pytest.raises(UserError, match="holds other labels"):
         run("export", tmp_path / "labels", data, *options[:2], f"--audio={other}", options[3])
