@@ -134,6 +134,11 @@ def to_mono(waveform: Any) -> np.ndarray:
 
 def as_array(waveform: Any) -> np.ndarray:
     """Converts to an array in this machine's byte order. Raises UserError for what is no array."""
+    if isinstance(waveform, bytes | bytearray | memoryview) and memoryview(waveform).format == "B":
+        raise UserError(
+            f"a {type(waveform).__name__} of samples, whose type it does not tell; expected an "
+            "array, such as numpy.frombuffer(chunk, 'int16')"
+        )
     try:
         array = np.asarray(waveform)
         return array.astype(array.dtype.newbyteorder("="), copy=False)

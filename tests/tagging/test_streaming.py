@@ -89,6 +89,8 @@ def test_what_is_no_stream(model):
     stream = model.stream()
     with pytest.raises(UserError, match="NaN"):
         stream.feed(np.full(100, np.nan))
+    with pytest.raises(UserError, match=r"a bytearray of samples.*numpy\.frombuffer"):
+        stream.feed(bytearray(200))  # 16 bits or 8?
     with pytest.raises(UserError, match="too short"):
         stream.finish()
     with pytest.raises(UserError, match="finished"):
