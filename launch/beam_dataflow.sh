@@ -24,7 +24,7 @@ python=${PYTHON:-.venv/bin/python}
 options=(--runner=DataflowRunner --project="$PROJECT" --region="$REGION" --temp_location="$TEMP"
   --job_name="psl-jax-prepare-$(date +%Y%m%d-%H%M%S)" --max_num_workers="${WORKERS:-100}"
   --worker_machine_type="${MACHINE:-n1-standard-4}")
-dry_run() { [ -n "${DRY_RUN:-}" ]; }
+dry_run() { [ "${DRY_RUN:-0}" != 0 ]; }
 if [ -n "${IMAGE:-}" ]; then
   options+=(--sdk_container_image="$IMAGE" --sdk_location=container)
 else

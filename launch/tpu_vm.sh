@@ -39,6 +39,8 @@ max_restarts=${MAX_RESTARTS:-100} module=${RUN:-main} worker=${WORKER:-0} setup=
 spot=${SPOT:-} dry_run=${DRY_RUN:-} follow=
 environment=() create_flags=() where=() commit=
 python_version=3.12
+[ "$spot" != 0 ] || spot=
+[ "$dry_run" != 0 ] || dry_run=
 
 say() { echo "tpu_vm: $*" >&2; }
 fail() {

@@ -220,7 +220,7 @@ def find_config(name: str) -> str:
     A part after ":" is the config's argument and stays. Raises UserError for none.
     """
     path, colon, argument = name.partition(":")
-    if os.path.exists(path):
+    if os.path.exists(path) and not os.path.isdir(path):
         return name
     files = {file.stem: file for file in _FOLDER.glob("*.py")}
     wanted = path.removesuffix(".py")

@@ -84,6 +84,7 @@ def test_the_script(installed, tmp_path):
 def test_configs_are_found_by_path_and_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "weak.py").write_text("")
+    (tmp_path / "weak").mkdir()
     assert main.find_config("weak.py") == "weak.py"
     for name in ("weak", "configs/weak.py"):
         assert main.find_config(name) == str(ROOT / "configs" / "weak.py")

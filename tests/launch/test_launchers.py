@@ -148,7 +148,7 @@ CLOUD = {"PROJECT": "p", "REGION": "r", "TEMP": "gs://b/t", "PYTHON": "python", 
 
 def test_dataflow_gets_one_argument_of_options(launch):
     more = "--label='a b'"
-    done, (call,) = launch("beam_dataflow.sh", *AWKWARD, **CLOUD, BEAM_OPTIONS=more)
+    done, (call,) = launch("beam_dataflow.sh", *AWKWARD, **CLOUD, BEAM_OPTIONS=more, DRY_RUN="0")
     assert done.returncode == 0, done.stderr
     assert call[:-1] == ["python", "-m", "psl_jax", "prepare", *AWKWARD]
     name, _, options = call[-1].partition("=")

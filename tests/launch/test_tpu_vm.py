@@ -58,11 +58,12 @@ def test_from_creation_to_deletion(cloud):
 
 def test_each_command_may_be_given_again(cloud):
     for _ in range(2):
-        cloud.ok("create")
+        cloud.ok("create", SPOT="0", DRY_RUN="0")
         cloud.ok("install")
         cloud.ok("run", "--config=x")
         cloud.wait_for_starts(1, "host1")
-    assert len(cloud.calls("queued-resources", "create")) == 1
+    (created,) = cloud.calls("queued-resources", "create")
+    assert "--spot" not in created
     assert len(cloud.starts("host0")) == len(cloud.starts("host1")) == 1
     assert (cloud.folder / "hosts" / "host0" / "pip").read_text() == "installed\n"
     cloud.ok("stop")
