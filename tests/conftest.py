@@ -30,6 +30,8 @@ os.environ |= _own_folders
 
 
 def pytest_collection_finish():
+    # Its plugin imports it at the end, and would warn of objects whose holders are frozen.
+    importlib.import_module("hypothesis")
     gc.collect()
     gc.freeze()
 
