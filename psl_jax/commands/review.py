@@ -29,7 +29,7 @@ from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.source import Source, open_folder
 from psl_jax.networks.class_lists import find_class, near_names
 from psl_jax.networks.trained_model import DEFAULT_THRESHOLD, Model
-from psl_jax.runtime import cli_entry, distributed, run_files, settings
+from psl_jax.runtime import cli_entry, distributed, files, run_files, settings
 from psl_jax.runtime.errors import MissingPackageError, UserError
 from psl_jax.scoring import segment_choice
 from psl_jax.scoring.segment_choice import ChosenSegment
@@ -160,9 +160,9 @@ def _read_example(path: str, num_channels: int) -> np.ndarray:
         "expected a file that psl-jax tag RUN SOUND --embeddings --out=DIR wrote with this run"
     )
     try:
-        with np.load(path) as stored:
+        with open(path, "rb") as file, np.load(file) as stored:
             embedding: np.ndarray = stored["embedding"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, *files.NPZ_ERRORS) as error:
         raise UserError(f"--example={path}: {error}; {expected}") from error
     if embedding.shape != (num_channels,):
         raise UserError(

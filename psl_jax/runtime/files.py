@@ -9,11 +9,15 @@ import pathlib
 import shutil
 import tempfile
 import uuid
+import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any
 
 from psl_jax.runtime.errors import DamagedFileError
 from psl_jax.runtime.paths import is_remote, path_of
+
+# What NumPy raises for a damaged .npz, or another file, beside OSErrors.
+NPZ_ERRORS = (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
 
 
 @contextlib.contextmanager

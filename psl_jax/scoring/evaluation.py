@@ -15,6 +15,7 @@ from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.segment_loader import Batch
 from psl_jax.data.source import Source
 from psl_jax.runtime import files, parallel, progress
+from psl_jax.runtime.errors import DamagedFileError
 from psl_jax.runtime.paths import path_of
 from psl_jax.scoring import metrics
 from psl_jax.scoring.event_metrics import EventResults
@@ -168,12 +169,17 @@ def write_results(
 def read_scores(run_dir: str | os.PathLike[str]) -> dict[str, np.ndarray] | None:
     """What `write_results` kept: ids, classes, scores, targets.
 
-    None where it is not all there, or no target is known.
+    None where it is not all there, or no target is known. Raises DamagedFileError.
     """
     path = path_of(run_dir) / SCORES
     if not path.exists():
         return None
-    with path.open("rb") as file, np.load(file) as stored:
-        arrays = {name: stored[name] for name in stored.files}
+    try:
+        with path.open("rb") as file, np.load(file) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+    except files.NPZ_ERRORS as error:
+        raise DamagedFileError(
+            f"{path} is damaged ({error}): evaluate again by the command that made it"
+        ) from error
     targets = arrays.get("targets")  # earlier versions kept none
     return arrays if targets is not None and (targets >= 0).any() else None

@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import zipfile
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -105,7 +104,7 @@ def _read_file(path: str) -> tuple[dict[str, Any], Classifier]:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
             metadata = json.loads(str(stored["about"]))
             classifier = Classifier(stored["kernel"], stored["bias"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, *files.NPZ_ERRORS) as error:
         raise UserError(
             f"{path}: expected a file that psl-jax fit wrote ({error or type(error).__name__})"
         ) from error

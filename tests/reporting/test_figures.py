@@ -15,6 +15,7 @@ from sklearn.metrics import average_precision_score
 from psl_jax.audio.segments import Segmentation
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.reporting import figures, result_figures, result_tables, suite_page
+from psl_jax.runtime.errors import DamagedFileError
 from psl_jax.scoring import evaluation, relabeling
 
 NASTY = "Bow-wow, $x$ <b>"
@@ -101,6 +102,12 @@ def suite(tmp_path):
         label = "soft" if "psl" in name else "weak"
         experiments.append({"name": name, "run_dirs": dirs, "label": label} | found)
     return tmp_path, {"experiments": experiments, "seeds": [0, 1]}
+
+
+def test_damaged_scores_are_named(tmp_path):
+    (tmp_path / evaluation.SCORES).write_bytes(b"PK")
+    with pytest.raises(DamagedFileError, match=r"is damaged .*: evaluate again"):
+        evaluation.read_scores(tmp_path)
 
 
 def test_classes_of_all_experiments_side_by_side(suite):

@@ -135,7 +135,9 @@ def test_files_may_move_together_and_others_are_refused(folder, tmp_path):
     for change, match in ((several, "with 2 taggers"), ({"format": 9}, "format 9 with 1 taggers")):
         with pytest.raises(UserError, match=match):
             load(write(about=np.array(json.dumps(about | change))))
-    for damaged in (content[: len(content) // 2], b"", b"PK no zip"):
+    np.save(tmp_path / "array.npy", np.zeros(2))
+    array = (tmp_path / "array.npy").read_bytes()
+    for damaged in (content[: len(content) // 2], b"", b"PK no zip", array):
         (tmp_path / "f.npz").write_bytes(damaged)
         with pytest.raises(UserError, match="expected a file that psl-jax fit wrote"):
             load(tmp_path / "f.npz")

@@ -277,5 +277,9 @@ def test_the_command_scores_segments_and_goes_on_after_the_table(tmp_path, monke
     np.savez(example, embedding=np.zeros(7))
     with pytest.raises(UserError, match="its embedding has 7 values, the run's have"):
         start(f"--example={example}", "--label=class 2")
+    damaged = tmp_path / "damaged.npz"
+    damaged.write_bytes(example.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"damaged\.npz: .*; expected a file that psl-jax tag"):
+        start(f"--example={damaged}", "--label=class 2")
     with pytest.raises(UserError, match=r"--label=clas 2: the data have no such class \(near"):
         start(f"--example={example}", "--label=clas 2")
