@@ -98,6 +98,8 @@ def _read_token(text: str) -> str:
     """The token, without the line end of a secret's file. Raises UserError for other letters."""
     if not text.isascii():
         raise UserError("--token holds letters that no header can carry: give ASCII alone")
+    if text.isspace():
+        raise UserError("--token is white space alone: is its file empty? Expected a secret")
     return text.strip()
 
 

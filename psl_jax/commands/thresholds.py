@@ -67,8 +67,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parsed = cli_entry.parse_arguments(parser, arguments)
     if not parsed.data and not parsed.reset:
         parser.error("the following arguments are required: DATA")
-    if parsed.reset and (parsed.data or parsed.dry_run):
-        parser.error("--reset removes the stored thresholds: leave out DATA and --dry_run")
+    if parsed.reset and (parsed.data or parsed.dry_run or parsed.csv or parsed.corrections):
+        parser.error("--reset only removes the stored thresholds: leave out DATA and other options")
     return parsed
 
 

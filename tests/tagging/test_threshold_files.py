@@ -79,8 +79,9 @@ def test_thresholds_can_be_forgotten(tmp_path, capsys):
     model = tagging.save(tmp_path / "run")
     digest = load_model(model).digest
     orbax_folder.store_thresholds(model, Thresholds((0.9,) * 6, {"split": "x"}))
-    with pytest.raises(SystemExit):
-        thresholds.parse(["thresholds", model, "--reset", "--dry_run"])
+    for option in ("--dry_run", "--csv=t.csv"):
+        with pytest.raises(SystemExit):
+            thresholds.parse(["thresholds", model, "--reset", option])
     thresholds.main(thresholds.parse(["thresholds", model, "--reset"]))
     assert "forgotten" in capsys.readouterr().out
     again = load_model(model)

@@ -92,6 +92,7 @@ def test_decoded_audio_for_what_the_browser_cannot_play(port, tmp_path):
     ("command", "option", "told"),
     [
         (serve, "--port=70000", "--port is 70000, expected a number at least 0 and at most 65535"),
+        (serve, "--token= \n", "--token is white space alone"),
         (review, "--segment_seconds=-1", "--segment_seconds is -1.0, expected"),
         (review, "--random_share=nan", "--random_share is nan, expected"),
     ],
