@@ -139,6 +139,11 @@ def read(directory: str | os.PathLike[str], formats: Sequence[str] = (FORMAT,)) 
                 f"them once: psl-jax labels import {directory} DATA --split={manifest['split']} "
                 "--out=NEW. Then point soft_labels_dir at NEW, or put it in the place of the old"
             )
+        if format == FORMAT and format not in formats:
+            raise UserError(
+                f"{directory} holds soft labels of this version, which need no import: point "
+                "soft_labels_dir at it, or copy it"
+            )
         if format not in formats or not isinstance(manifest.get("shard_sizes"), list):
             raise ValueError("it describes no soft labels")
         values = {f"relabel.{name}": value for name, value in manifest.items()}

@@ -45,6 +45,8 @@ def open_table(
     classes = tuple(name for name in header if name not in KEYS)
     if len(set(header)) < len(header):
         raise UserError(f"{path} has two columns of one name")
+    if options.classes:
+        raise UserError(f"{path} names its classes itself: leave out --classes, or rename columns")
     if ("onset" in header) != ("offset" in header):
         raise UserError(f"{path}: onset and offset go together; it has {', '.join(header)}")
 

@@ -93,6 +93,9 @@ def test_older_labels_that_cannot_be_used(tmp_path):
         out = f"--out={tmp_path / f'new {name}'}"
         run("import", tmp_path / name, tmp_path / "data", "--split=train", out)
 
+    label_data.write_labels(tmp_path / "today", index, SEGMENTATION)
+    with pytest.raises(UserError, match="soft labels of this version, which need no import"):
+        bring_in("today")
     older_folder(tmp_path / "other", index, values, "npz", classes=["a", "b", "c"])
     with pytest.raises(UserError, match=r"classes differs"):
         bring_in("other")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from label_data import CLASSES, IDS, SEGMENTATION, all_rows, bring_in, run, write_table
 
+from psl_jax.networks.class_lists import AUDIOSET_CSV
 from psl_jax.runtime.errors import UserError
 
 h5py = pytest.importorskip("h5py", reason="needs the extra corpora")
@@ -105,6 +106,8 @@ def test_classes_without_a_column(tmp_path, data):
     found = label_data.read(tmp_path / "labels", index, SEGMENTATION)
     np.testing.assert_allclose(found[:, 0, 0], 0.1, atol=1e-3)
     np.testing.assert_array_equal(found[:, 0, 1:], index.weak_labels()[:, 1:])
+    with pytest.raises(UserError, match="names its classes itself: leave out --classes"):
+        bring_in(table, data, tmp_path / "more", f"--classes={AUDIOSET_CSV}")
     near = write_table(tmp_path / "near.csv", rows, ("clip", "segment", "Dogs"))
     with pytest.raises(UserError, match=r"none of the data's classes\. It has Dogs"):
         bring_in(near, data, tmp_path / "more")
