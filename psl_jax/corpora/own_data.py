@@ -103,8 +103,10 @@ class OwnData(Corpus):
             empty = [split for split in wanted if split not in splits.values()]
             if recordings and empty:
                 detail = f"{len(splits)} groups are too few for {', '.join(wanted)}: nothing is in "
-                detail += f"{', '.join(empty)}. Give another --group_by (--config.data.group_by), "
-                detail += "or write splits.csv (filename,split)"
+                detail += f"{', '.join(empty)}. Write splits.csv (filename,split)"
+                if len(splits) < len(recordings):
+                    detail += ", or delete it where it is there and give --group_by=recording "
+                    detail += "(--config.data.group_by=recording)"
                 self.problems.append((None, Problem(self.source_dir, "no splits", detail)))
             if {*splits.values()} - {"full"}:
                 with contextlib.suppress(OSError):  # made again, the same, where nobody may write

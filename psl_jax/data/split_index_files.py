@@ -266,9 +266,10 @@ def _stored_splits(data_dir: str | os.PathLike[str], split: str) -> list[_Stored
     if lacking := [member for member in members if member not in stored]:
         raise UserError(
             f"{data_dir} has no split {lacking[0]!r}; its splits are {splits(data_dir)}. Own "
-            "recordings are split where there are three groups or more (config.data.group_by), or "
-            f"by splits.csv or a table {lacking[0]}.csv; unlabelled are those that no table names, "
-            "of groups that are not held out. To other data psl-jax prepare --splits adds it"
+            "recordings are split where there are three groups or more (config.data.group_by, "
+            f"such as recording), or by splits.csv or a table {lacking[0]}.csv; unlabelled are "
+            "those that no table names, of groups that are not held out. To other data "
+            "psl-jax prepare --splits adds it"
         )
     return [stored[member] for member in members]
 

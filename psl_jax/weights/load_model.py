@@ -124,9 +124,9 @@ def fetch_published(name: str) -> pathlib.Path:
             weights.url, f"sha256:{weights.sha256}", file, folder, progressbar=False
         )
     except (RequestException, OSError, ValueError) as error:  # the last of another checksum
-        reason = f"{error}".partition("\n")[0]
+        reason = f"{error}".partition("\n")[0].rstrip(".")
         raise UserError(
-            f"cannot download {name} from {weights.url}: {reason}. Download the file of SHA-256 "
-            f"{weights.sha256} elsewhere, and copy it to {folder / file}"
+            f"cannot download {name} from {weights.url}: {reason}. Try again, or download the file "
+            f"of SHA-256 {weights.sha256} elsewhere, and copy it to {folder / file}"
         ) from error
     return pathlib.Path(path)

@@ -158,7 +158,22 @@ def test_a_split_without_any_group_is_told(tmp_path):
         for _, p in OwnData(DataSettings(source_dir=str(tmp_path))).problems
         if p.kind == "no splits"
     )
-    assert detail.startswith("3 groups are too few for full, validation, eval: nothing is in eval.")
+    assert detail == (
+        "3 groups are too few for full, validation, eval: nothing is in eval. "
+        "Write splits.csv (filename,split)"
+    )
+
+
+def test_of_two_folders_each_recording_can_be_a_group(tmp_path):
+    table = HEAD
+    for name in ("north_1", "north_2", "south_1", "south_2"):
+        audio_files.write(tmp_path / name[:5] / f"{name}.wav", audio_files.tone(0.3))
+        table += f"{name},0,1,dog\n"
+    (tmp_path / "e.csv").write_text(table)
+    problems = OwnData(DataSettings(source_dir=str(tmp_path))).problems
+    (detail,) = (problem.detail for _, problem in problems if problem.kind == "no splits")
+    assert "2 groups are too few" in detail
+    assert detail.endswith("give --group_by=recording (--config.data.group_by=recording)")
 
 
 def test_where_nothing_is_left_it_is_an_error_that_names_the_rows(tmp_path):
