@@ -87,19 +87,29 @@ class OwnData(Corpus):
     def _make_splits(self, folder: OwnFolder, group_by: str, num_folds: int) -> None:
         """Assigns recordings to splits by their groups, or as splits.csv says."""
         recordings = {name: r for name, r in folder.splits[""].items() if not r.is_unlabelled}
+        wanted = [f"fold{k + 1}" for k in range(num_folds)] or list(SHARES)
+        if not group_by:
+            num_folders = len({posixpath.dirname(name) for name in recordings})
+            group_by = "folder" if num_folders >= len(wanted) else "recording"
+            if folder.folders_are_classes:
+                group_by = "recording"
+            elif 1 < num_folders < len(wanted):
+                print(
+                    f"note: {num_folders} folders are too few to split by: the recordings of one "
+                    "may be in several of the splits (config.data.group_by)"
+                )
         path = path_of(self.source_dir) / SPLITS_CSV
         if path.exists():
             print(f"{path} gives the splits. Delete it to have them made anew")
             self._splits = read_splits(path, list(recordings))
         else:
             column = {name: recording.group for name, recording in recordings.items()}
-            group_of = groups_of(list(recordings), group_by, column, folder.folders_are_classes)
+            group_of = groups_of(list(recordings), group_by, column)
             counts: dict[str, Counter[int]] = collections.defaultdict(Counter)
             for name, recording in recordings.items():
                 counts[group_of[name]].update(self._clips_per_class(recording.row))
             splits = assign_splits(counts, num_folds)
             self._splits = {name: splits[group] for name, group in group_of.items()}
-            wanted = [f"fold{k + 1}" for k in range(num_folds)] or list(SHARES)
             empty = [split for split in wanted if split not in splits.values()]
             if recordings and empty:
                 detail = f"{len(splits)} groups are too few for {', '.join(wanted)}: nothing is in "
@@ -128,7 +138,7 @@ class OwnData(Corpus):
         if not unlabelled:
             return
         group_by = "recording" if _column_of(group_by) else group_by
-        group_of = groups_of(list(recordings), group_by, {}, False)
+        group_of = groups_of(list(recordings), group_by, {})
         held_out = {group_of[name] for name, split in self._splits.items() if split != "full"}
         for name in unlabelled:
             if group_of[name] in held_out:
@@ -247,24 +257,19 @@ def _column_of(group_by: str) -> str:
 
 
 def groups_of(
-    recordings: Sequence[str], group_by: str, values: Mapping[str, str], folders_are_classes: bool
+    recordings: Sequence[str], group_by: str, values: Mapping[str, str]
 ) -> dict[str, str]:
     """The group of each recording, which are paths relative to their folder.
 
     group_by: "recording", "folder", a pattern with a group in parentheses that is searched for in
-      the path, or else a column, which holds `values`. Empty: the folder, or the recording where
-      folders are classes or there is one folder only.
+      the path, or else a column, which holds `values`.
 
     Raises UserError where a recording has no group.
     """
-    folders = {name: posixpath.dirname(name) for name in recordings}
-    if not group_by:
-        is_one = folders_are_classes or len(set(folders.values())) < 2
-        group_by = "recording" if is_one else "folder"
     if group_by == "recording":
         return {name: name for name in recordings}
     if group_by == "folder":
-        return folders
+        return {name: posixpath.dirname(name) for name in recordings}
     if "(" not in group_by:
         if lacking := [name for name in recordings if not values.get(name)]:
             raise UserError(

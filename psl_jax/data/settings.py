@@ -48,7 +48,7 @@ class DataSettings:
         "",
         help="own_data: what keeps recordings together in one split: recording, folder, a "
         "column's name, or a pattern for file names such as 'site(\\d+)_'; empty: folder, or "
-        "recording where folders are classes",
+        "recording where folders are classes or fewer than the splits",
     )
     num_folds: int = operational(  # the splits are compared by their clips
         0,

@@ -164,16 +164,21 @@ def test_a_split_without_any_group_is_told(tmp_path):
     )
 
 
-def test_of_two_folders_each_recording_can_be_a_group(tmp_path):
+def test_of_two_folders_each_recording_is_a_group(tmp_path, capsys):
     table = HEAD
     for name in ("north_1", "north_2", "south_1", "south_2"):
         audio_files.write(tmp_path / name[:5] / f"{name}.wav", audio_files.tone(0.3))
         table += f"{name},0,1,dog\n"
     (tmp_path / "e.csv").write_text(table)
-    problems = OwnData(DataSettings(source_dir=str(tmp_path))).problems
+    problems = OwnData(DataSettings(source_dir=str(tmp_path), group_by="folder")).problems
     (detail,) = (problem.detail for _, problem in problems if problem.kind == "no splits")
     assert "2 groups are too few" in detail
     assert detail.endswith("give --group_by=recording (--config.data.group_by=recording)")
+    (tmp_path / "splits.csv").unlink(missing_ok=True)
+    OwnData(DataSettings(source_dir=str(tmp_path)))
+    assert "2 folders are too few to split by" in capsys.readouterr().out
+    splits = (tmp_path / "splits.csv").read_text()
+    assert all(split in splits for split in ("full", "validation", "eval"))
 
 
 def test_where_nothing_is_left_it_is_an_error_that_names_the_rows(tmp_path):
@@ -218,7 +223,7 @@ def test_splits_as_people_edit_them(tmp_path):
 @pytest.mark.parametrize(
     ("group_by", "expected"),
     [
-        ("", {"n", "s", "e"}),
+        ("folder", {"n", "s", "e"}),
         ("recording", {"n/a1.wav", "n/b2.wav", "s/a3.wav", "e/b4.wav"}),
         (r"/([ab])\d", {"a", "b"}),
         ("day", {"mon", "tue"}),
@@ -227,7 +232,7 @@ def test_splits_as_people_edit_them(tmp_path):
 def test_groups(group_by, expected):
     names = ["n/a1.wav", "n/b2.wav", "s/a3.wav", "e/b4.wav"]
     days = dict(zip(names, ["mon", "mon", "tue", "mon"], strict=True))
-    assert set(own_data.groups_of(names, group_by, days, False).values()) == expected
+    assert set(own_data.groups_of(names, group_by, days).values()) == expected
 
 
 def test_every_class_is_in_every_split_where_groups_allow_it():
