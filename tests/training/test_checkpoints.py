@@ -300,7 +300,8 @@ def test_a_damaged_model_is_refused_by_name_or_what_it_was(tmp_path, variables):
         except UserError as error:
             refused.append(str(error))
     assert refused
-    assert all(str(copy / "weights") in told and "averages" in told for told in refused)
+    # Where a chunk of weights has lost its name, they are read as NaN, which is refused as such.
+    assert all(str(copy) in told and "from where it is whole" in told for told in refused)
 
 
 @of_orbax
