@@ -193,14 +193,17 @@ def load_clip(row: ClipRow, max_seconds: float, rate: int = SAMPLE_RATE) -> Load
     labels, events = row.labels, row.events
     if events is not None:
         inside = [event for event in events if event[0] < seconds]
-        if outside := len(events) - len(inside):
-            note("bad event", f"{outside} begin after the clip's end ({seconds:.2f} s); left out")
         if audio.cut:  # labels go with what is cut away, where all their events are in it
             gone = {label for *_, label in events} - {label for *_, label in inside}
             labels = tuple(label for label in labels if label not in gone)
+            if dropped := len(row.labels) - len(labels):
+                what = f"{dropped} of {len(row.labels)} labels have events only after the first "
+                what += f"{seconds:g} s; left out" + ("" if labels else ", and with them the clip")
+                note("label cut away", what)
             if row.labels and not labels:
-                note("no label", f"all are of events after the first {seconds:g} s; left out")
                 return Loaded(None, tuple(problems))
+        elif outside := len(events) - len(inside):
+            note("bad event", f"{outside} begin after the clip's end ({seconds:.2f} s); left out")
         events = tuple((onset, min(offset, seconds), label) for onset, offset, label in inside)
     return Loaded(Clip(row.id, audio.samples, labels, events, row.unknown), tuple(problems))
 

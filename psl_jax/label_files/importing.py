@@ -129,16 +129,7 @@ def import_labels(
     with scratch.open(directory, len(class_columns)):
         num_rows, num_known_rows = _place_rows(file, clip_names, class_columns, scratch)
         clip_names.check_some_found(num_known_rows)
-        if not num_rows:
-            raise UserError(
-                f"{path}: no segment's middle lies in the times of any row. Are they seconds from "
-                "the beginning of the clip, not of the recording that it is from?"
-            )
-        if 2 * scratch.num_far_rows > num_known_rows:
-            raise UserError(
-                f"{path}: most rows begin past the end of their clips, and last more than "
-                f"{_FAR:g} times as long. Are they in milliseconds? Expected seconds"
-            )
+        scratch.check_times(num_rows, num_known_rows)
         num_missing, incomplete_clips = scratch.find_missing()
         if num_missing and not fill_missing:
             examples = ", ".join(index.ids[incomplete_clips[:_EXAMPLES]].tolist())
@@ -282,6 +273,19 @@ class _Scratch:
             self.values[places] += values
         else:
             np.add.at(self.values, places, values)
+
+    def check_times(self, num_rows: int, num_known_rows: int) -> None:
+        """Raises UserError where few of the known rows hold for a segment, as `num_rows` do."""
+        if not num_rows:
+            raise UserError(
+                f"{self.path}: no segment's middle lies in the times of any row. Are they seconds "
+                "from the beginning of the clip, not of the recording that it is from?"
+            )
+        if 2 * self.num_far_rows > num_known_rows:
+            raise UserError(
+                f"{self.path}: most rows begin past the end of their clips, and last more than "
+                f"{_FAR:g} times as long. Are they in milliseconds? Expected seconds"
+            )
 
     def find_missing(self) -> tuple[int, np.ndarray]:
         """Counts the segments without a row, and lists the numbers of their clips."""

@@ -27,8 +27,8 @@ from psl_jax.runtime.ordered_map import ordered_map
 from psl_jax.runtime.paths import path_of
 from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
 
-# The input pipeline shuffles in windows of whole shards, so shards are small (80 MB of 10 s clips),
-# and even a small split has several, so that readers and processes can share it.
+# Shards are small (80 MB of 10 s clips), and even a small split has several: who writes, streams or
+# relabels a split shares its shards with others.
 CLIPS_PER_SHARD = 256
 MIN_SHARDS = 8
 

@@ -16,7 +16,8 @@ import pytest
 import soundfile
 
 from psl_jax.corpora import stored_audio
-from psl_jax.corpora.stored_audio import Hdf5Audio, ParquetAudio
+from psl_jax.corpora.corpus import ClipRow, load_clip
+from psl_jax.corpora.stored_audio import FileAudio, Hdf5Audio, ParquetAudio
 from psl_jax.runtime.ordered_map import ordered_map
 
 ROWS, WORKERS = 320, 32
@@ -110,3 +111,16 @@ from psl_jax.corpora import stored_audio
 stored_audio.RecordingPart({str(tmp_path / "long.wav")!r}, 0, 16_000).decode(None)
 """
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "0\n"
+
+
+@pytest.mark.parametrize("events", [((0.2, 0.4, 0), (2.0, 2.5, 1)), ((2.0, 2.5, 0), (2.0, 2.5, 1))])
+def test_labels_of_events_that_are_cut_away_are_told(tmp_path, events):
+    """The file is longer than a clip may be: its later events are no mistake, but go."""
+    audio_files.write(tmp_path / "a.wav", audio_files.tone(3.0))
+    row = ClipRow("a", "a.wav", FileAudio(str(tmp_path / "a.wav")), (0, 1), events)
+    loaded = load_clip(row, 1.0)
+    kinds = [problem.kind for problem in loaded.problems]
+    assert kinds == ["cut", "label cut away"]
+    num_kept = sum(onset < 1 for onset, _, _ in events)
+    assert f"{2 - num_kept} of 2 labels" in loaded.problems[1].detail
+    assert (loaded.clip.labels if loaded.clip else ()) == (0,) * num_kept

@@ -36,14 +36,18 @@ def recordings(tmp_path):
 
 @pytest.fixture
 def config(recordings, tmp_path):
-    found = paper_tables.make_fold_config("esc50", 1.0)
-    found.init_from = str(small_experiments.save_model(tmp_path / "start"))
-    found.data.source_dir = str(recordings)
-    found.train.max_steps, found.train.batch_size, found.train.log_every = 2, 4, 1
-    found.experiments.probe.train.epochs = 1
-    found.experiments.probe.data = {"train_split": "fold1"}  # as teachers have one of their own
-    del found.experiments["finetuned"]
-    return found
+    esc50 = paper_tables.make_fold_config("esc50", 1.0)
+    esc50.init_from = str(small_experiments.save_model(tmp_path / "start"))
+    esc50.data.source_dir = str(recordings)
+    esc50.train.max_steps, esc50.train.batch_size, esc50.train.log_every = (
+        2,
+        4,
+        1,
+    )
+    esc50.experiments.probe.train.epochs = 1
+    esc50.experiments.probe.data = {"train_split": "fold1"}  # as teachers have one of their own
+    del esc50.experiments["finetuned"]
+    return esc50
 
 
 def test_a_fold_is_evaluated_and_the_others_are_trained_on(config, tmp_path, capsys):

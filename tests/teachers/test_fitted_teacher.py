@@ -33,7 +33,7 @@ def problem(clips=120, features=6, classes=3):
 
 def test_it_is_the_minimum_that_scipy_finds_in_float64():
     x, y = problem()
-    found = fitted_teacher.fit(x, y, penalties=[0.01])
+    fit_result = fitted_teacher.fit(x, y, penalties=[0.01])
     scaled = (x - x.mean(axis=0, dtype=np.float64)) / x.std(axis=0, dtype=np.float64)
 
     def loss(values, labels):
@@ -44,19 +44,19 @@ def test_it_is_the_minimum_that_scipy_finds_in_float64():
     for number, labels in enumerate(y.T):
         best = optimize.minimize(loss, np.zeros(7), labels, options={"gtol": 1e-9}).x
         theirs = 1 / (1 + np.exp(-(scaled @ best[:-1] + best[-1])))
-        np.testing.assert_allclose(found.classifier(x)[:, number], theirs, atol=5e-3)
+        np.testing.assert_allclose(fit_result.classifier(x)[:, number], theirs, atol=5e-3)
 
 
 def test_the_penalty_is_the_one_of_the_best_held_out_clips():
     x, y = problem()
-    found = fitted_teacher.fit(x, y, penalties=[1e-5, 0.03, 1000.0])
-    assert found.penalty == max(found.held_out, key=found.held_out.get)
-    assert list(found.held_out)[:2] == [1000.0, 0.03]
+    fit_result = fitted_teacher.fit(x, y, penalties=[1e-5, 0.03, 1000.0])
+    assert fit_result.penalty == max(fit_result.held_out, key=fit_result.held_out.get)
+    assert list(fit_result.held_out)[:2] == [1000.0, 0.03]
     fold = np.random.default_rng(0).permutation(len(x)) % 2
     scores = np.zeros_like(y)
     for half in range(2):  # by itself
-        part = fitted_teacher.fit(x[fold != half], y[fold != half], penalties=[0.03]).classifier
-        scores[fold == half] = part(x[fold == half])
+        of_half = fitted_teacher.fit(x[fold != half], y[fold != half], penalties=[0.03])
+        scores[fold == half] = of_half.classifier(x[fold == half])
     two = fitted_teacher.fit(x, y, penalties=[0.03], num_folds=2)
     expected = metrics.mean_average_precision(y, scores)
     assert two.held_out[0.03] == pytest.approx(expected, abs=0.01)
@@ -65,9 +65,9 @@ def test_the_penalty_is_the_one_of_the_best_held_out_clips():
 def test_a_class_that_no_clip_has_and_a_feature_that_never_changes():
     x, y = problem()
     x[:, 2], y[:, 1] = 7.0, 0.0
-    found = fitted_teacher.fit(x, y)
-    assert np.isfinite(found.classifier.kernel).all() and np.isfinite(found.classifier.bias).all()
-    assert found.classifier(x)[:, 1].max() < 0.05
+    classifier = fitted_teacher.fit(x, y).classifier
+    assert np.isfinite(classifier.kernel).all() and np.isfinite(classifier.bias).all()
+    assert classifier(x)[:, 1].max() < 0.05
 
 
 # --- the command and the teacher ----------------------------------------------------------------
@@ -95,8 +95,8 @@ def test_it_learns_classes_that_the_tagger_lacks(folder, tmp_path, capsys):
     out = tmp_path / "evaluation"
     run(evaluate, f"fitted:{folder / 'f.npz'}", folder / "data", "--split=full", f"--out={out}")
     assert "2 classes fitted to the logits of [t" in capsys.readouterr().out
-    found = json.loads((out / "metrics.json").read_text())
-    assert found["mAP"] > 0.95
+    metrics_of_eval = json.loads((out / "metrics.json").read_text())
+    assert metrics_of_eval["mAP"] > 0.95
 
 
 def test_its_scores_are_the_classifiers_of_the_taggers_logits(folder):

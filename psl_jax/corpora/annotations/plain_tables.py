@@ -68,11 +68,7 @@ def read_plain(sheet: Sheet, hints: Hints) -> TableEvents:
     if "label" not in columns and not hints.label:
         raise _make_error(sheet, "no column of labels")
     _check_labels(sheet, columns.get("label"))
-    has_times = "onset" in columns and ("offset" in columns or "duration" in columns)
-    if not has_times and ("onset" in columns or "offset" in columns):
-        raise _make_error(sheet, "an onset without an offset or duration, or an offset alone")
-    if "filename" not in columns and not has_times:
-        raise _make_error(sheet, "neither file names nor times")
+    has_times = _has_times(sheet, columns)
     time_names = [name for name in _TIMES if name in columns][:2] if has_times else []
     time_cells = ((row, cells[columns[name]]) for row, cells in sheet.rows for name in time_names)
     times = Times(path, time_cells, sheet.separator)
@@ -150,6 +146,16 @@ def _find_columns(sheet: Sheet, hints: Hints) -> tuple[dict[str, int], dict[str,
         titles_of_times = ", ".join(sheet.header[columns[name]] for name in of_times)
         raise _make_error(sheet, f"milliseconds and times without a unit, in {titles_of_times}")
     return columns, {name: scale or 1.0 for name, scale in of_times.items()}
+
+
+def _has_times(sheet: Sheet, columns: Mapping[str, int]) -> bool:
+    """Whether rows are events with times. Raises UserError for half of them, or no file names."""
+    has_times = "onset" in columns and ("offset" in columns or "duration" in columns)
+    if not has_times and ("onset" in columns or "offset" in columns):
+        raise _make_error(sheet, "an onset without an offset or duration, or an offset alone")
+    if "filename" not in columns and not has_times:
+        raise _make_error(sheet, "neither file names nor times")
+    return has_times
 
 
 def _check_labels(sheet: Sheet, column: int | None) -> None:
