@@ -98,7 +98,9 @@ class DecisionTable:
             exists = os.path.exists(path) and os.path.getsize(path) > 0
             self.decisions = read_decisions(path) if exists else []
             self._num_columns = _count_columns(path) if exists else len(Decision._fields)
-            if not os.access(path if exists else os.path.dirname(path) or ".", os.W_OK):
+            folder = os.path.dirname(path) or "."
+            os.makedirs(folder, exist_ok=True)
+            if not os.access(path if exists else folder, os.W_OK):
                 raise PermissionError("no permission to write")
         except OSError as error:
             raise UserError(f"decisions cannot be stored in {path}: {error}") from error

@@ -114,7 +114,7 @@ def _tiles(
     tiles, best, base = [], named.get(best_name or ""), named.get(reference)
     if best:
         name = best["name"]
-        tiles.append((f"best {_kind(experiments)}", f"{maps[name]} mAP", name))
+        tiles.append((f"best {_kind([best])}", f"{maps[name]} mAP", name))
     if best and base and base is not best:
         remark = f"from {maps[reference]}"
         if best.get("notes") or base.get("notes"):

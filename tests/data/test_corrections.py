@@ -155,7 +155,7 @@ def test_recordings_are_found_by_their_clips_and_events_over_a_border_in_neither
 
 
 def test_each_decision_is_a_line_that_a_killed_process_has_written(tmp_path):
-    path = tmp_path / "corrections.csv"
+    path = tmp_path / "new folder" / "corrections.csv"
     program = f"""
 import os, signal
 from psl_jax.data.decision_table import DecisionTable

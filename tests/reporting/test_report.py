@@ -233,6 +233,13 @@ def test_the_headline_gain_is_over_the_reference(tmp_path, results):
     assert "over psl5s +1.37 points from 34.11 %; not told apart on these clips" in page.text
 
 
+def test_weak_labels_that_are_best_are_called_no_student(tmp_path, results):
+    results["experiments"][1]["mAP"] = 0.9
+    del results["label_quality"]
+    page = Page(suite_page.write(tmp_path, results))
+    assert "best experiment 90.00 % mAP weak" in page.text
+
+
 def test_suite_report_of_little(tmp_path):
     page = Page(suite_page.write(tmp_path, {"experiments": []}))
     assert "No experiment is finished yet" in page.text
