@@ -39,11 +39,6 @@ def labels(count=EXAMPLES, classes=5):
     return np.random.default_rng(1).random((count, classes)).astype(np.float32)
 
 
-def near_half(share):
-    """Whether a share of 256 fair coins is within five standard deviations."""
-    return abs(share - 0.5) < 5 * 0.5 / EXAMPLES**0.5
-
-
 def test_gain_stays_within_its_bounds_in_db():
     audio = waveforms()
     out = run(augment_waveform, Augmentation(gain_probability=1.0), audio)
@@ -58,7 +53,8 @@ def test_polarity_is_inverted_for_its_share_of_the_examples():
     out = run(augment_waveform, Augmentation(polarity_probability=0.5), audio)
     signs = out[:, 0] / audio[:, 0]
     np.testing.assert_array_equal(out, audio * signs[:, None])
-    assert set(signs) == {-1.0, 1.0} and near_half((signs < 0).mean())
+    assert set(signs) == {-1.0, 1.0}
+    assert abs((signs < 0).mean() - 0.5) < 5 * 0.5 / EXAMPLES**0.5  # five standard deviations
 
 
 def test_waveform_augmentations_are_drawn_apart():
@@ -148,8 +144,6 @@ def test_mixup_mixes_neighbours_features_and_labels_alike():
         np.testing.assert_allclose(ours, w * before + (1 - w) * before[partner], atol=1e-4)
     assert weight.min() >= 0.5 - 1e-4 and weight.max() <= 1 + 1e-4
     assert np.abs(weight - weight[partner]).mean() > 0.05  # each example draws its own
-    # max(λ, 1 - λ) of Beta(1/2, 1/2) has the mean 1/2 + 1/π.
-    assert weight.mean() == pytest.approx(0.5 + 1 / np.pi, abs=5 * 0.154 / EXAMPLES**0.5)
 
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 4.0])

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from psl_jax.networks import folding, mobilenetv2
 from psl_jax.networks.architecture import Variables
@@ -60,29 +59,6 @@ def test_in_parts_of_the_batch_and_with_padding_it_gives_what_each_row_gives():
     for row, frames, probabilities in zip(logmel, valid, together, strict=True):
         alone = run(folded, row[None, :frames], np.array([frames]))[0]
         np.testing.assert_allclose(probabilities[: len(alone)], alone, atol=2e-6)
-
-
-@pytest.mark.parametrize("width", [0.25, 1.0])
-def test_strides_and_shortcuts_are_the_networks(width):
-    module = mobilenetv2.MobileNetV2(5, width, rng=np.random.default_rng(0))
-    states = nnx.split(module, nnx.Param, nnx.BatchStat)[1:]
-    folded = mobilenetv2.fold(Variables(*map(nnx.to_pure_dict, states)))
-    expected = [(block.shortcut, block.depthwise.stride) for block in module.blocks]
-    assert [(block.shortcut, block.stride) for block in folded.blocks] == expected
-    assert folded.blocks[0].expand is None
-    assert folded.classifier.kernel.shape == (1280, 5)
-    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(folded))
-
-
-def test_a_batch_norm_is_folded_by_its_definition():
-    _, variables = mobilenetv2.create(2, 0.25)
-    variables = random_variables(variables, seed=2)
-    norm = variables.params["head_norm"] | variables.stats["head_norm"]
-    x = np.random.default_rng(3).normal(size=(4, mobilenetv2.fold(variables).head.kernel.shape[0]))
-    y = x @ np.asarray(variables.params["head"]["kernel"], np.float64)
-    expected = (y - norm["mean"]) / np.sqrt(norm["var"] + 1e-5) * norm["scale"] + norm["bias"]
-    head = mobilenetv2.fold(variables).head
-    np.testing.assert_allclose(x @ head.kernel + head.bias, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(

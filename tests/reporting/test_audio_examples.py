@@ -15,11 +15,9 @@ import tagging
 from selenium.webdriver.support.wait import WebDriverWait
 
 from psl_jax.audio.segments import Segmentation
-from psl_jax.data.clip_index import ragged
 from psl_jax.reporting import audio_examples, suite_page
 from psl_jax.runtime import files
 
-TAGGER_LABELS = tagging.LABELS
 NASTY = 'a "quoted" label'
 EVENTS = {0: [(0.5, 1.5, 0)], 3: [(0.0, 9.0, 4), (1.0, 2.0, 4)]}  # of the other clips none is known
 
@@ -31,15 +29,9 @@ def kept(tmp_path_factory):
     lengths = np.array([4.0, 1.0, 2.5, 3.0, 1.5, 2.0, 3.5, 4.0]) * 16_000
     weak = [[0], [], [1, 2], [4], [], [5], [0, 1, 2, 3, 4, 5], [3]]
     index = synthetic_data.make_index([3, 5], lengths.astype(int), weak, 6)
-    offsets, _ = ragged([EVENTS.get(clip, []) for clip in range(8)])
-    events = [event for clip in range(8) for event in EVENTS.get(clip, [])]
-    index = dataclasses.replace(
-        index,
-        classes=TAGGER_LABELS[::-1],  # in another order than the student's
-        event_offsets=offsets,
-        event_times=np.array([e[:2] for e in events], np.float32),
-        event_values=np.array([e[2] for e in events], np.int32),
-    )
+    index = synthetic_data.with_events(index, [EVENTS.get(clip, []) for clip in range(8)])
+    classes = tagging.LABELS[::-1]  # in another order than the student's
+    index = dataclasses.replace(index, classes=classes)
     audio = [tagging.recording(n / 16_000, seed) for seed, n in enumerate(index.num_samples)]
     labels = {
         name: synthetic_data.write_soft_labels(folder / name, index, Segmentation(seconds))
@@ -104,15 +96,14 @@ def test_lanes_are_truth_labels_and_output_over_time(kept):
 def test_a_long_clip_is_cut(tmp_path, monkeypatch):
     monkeypatch.setattr(audio_examples, "MOST_SECONDS", 1.0)
     index = synthetic_data.make_index([1], 48_000, [[0]], 6)
-    index = dataclasses.replace(index, classes=TAGGER_LABELS)
+    index = dataclasses.replace(index, classes=tagging.LABELS)
     source = synthetic_data.MemorySource(index, [tagging.recording(3.0)])
     audio_examples.write(tmp_path, source, {}, "weak", tagging.tagger())
     (clip,) = audio_examples.read(tmp_path)["clips"]
     assert (clip["seconds"], clip["whole_seconds"]) == (1.0, 3.0)
     assert [lane["name"] for lane in clip["classes"][0]["lanes"]] == ["weak label", "weak"]
-    assert (
-        max(off for c in clip["classes"] for lane in c["lanes"] for _, off, _ in lane["spans"]) <= 1
-    )
+    lanes = [lane for entry in clip["classes"] for lane in entry["lanes"]]
+    assert max(off for lane in lanes for _, off, _ in lane["spans"]) <= 1
     assert audio_examples.read(tmp_path / "nowhere") is None
     shown = {entry["name"] for entry in clip["classes"]}
     later = np.repeat(np.array([[0], [1], [1]], np.float16), 6, axis=1)  # only of what is left out

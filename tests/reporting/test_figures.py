@@ -12,11 +12,9 @@ import pytest
 import synthetic_data
 from sklearn.metrics import average_precision_score
 
-from psl_jax.audio.segments import Segmentation
-from psl_jax.data.clip_index import ClipIndex
 from psl_jax.reporting import figures, result_figures, result_tables, suite_page
 from psl_jax.runtime.errors import DamagedFileError
-from psl_jax.scoring import evaluation, relabeling
+from psl_jax.scoring import evaluation, metrics
 
 NASTY = "Bow-wow, $x$ <b>"
 
@@ -28,58 +26,23 @@ def plotted(figure: figures.Figure):
     return axes
 
 
-# --- Figures 2 and 3 ------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def labels(tmp_path):
-    """(soft labels, index, segmentation) of clips of 1 to 4 s, some without a weak label."""
-    rng = np.random.default_rng(0)
-    weak = [np.flatnonzero(rng.random(6) < 0.3).tolist() for _ in range(50)]
-    index = synthetic_data.make_index([20, 0, 30], rng.integers(16_000, 64_000, 50), weak, 6)
-    segmentation = Segmentation(1.0)
-    return synthetic_data.write_soft_labels(tmp_path, index, segmentation), index, segmentation
-
-
-def shares_by_hand(folder: pathlib.Path, index: ClipIndex):
-    """Labels of each clip, and coverage of those with weak ones, as NumPy finds them."""
-    counts, coverage = [], []
-    rows = np.concatenate([np.load(shard) for shard in sorted(folder.glob("labels-*.npy"))])
-    lengths = np.maximum((index.num_samples - 8000) // 16_000 + 1, 1)
-    for clip, length in enumerate(lengths):
-        segments, rows = rows[:length], rows[length:]
-        hard = set(np.flatnonzero(segments.max(0) > 0.5))
-        own = set(index.label_values[slice(*index.label_offsets[clip : clip + 2])].tolist())
-        counts.append(len(hard))
-        if own:
-            coverage.append(len(hard & own) / len(own))
-    return np.array(counts), np.array(coverage)
-
-
-def test_figures_2_and_3_are_those_of_the_label_shards(labels, tmp_path):
-    soft, index, segmentation = labels
-    quality = relabeling.measure_label_quality(soft, index, segmentation)
-    found = {
-        f.name: f for f in result_figures.label_quality({"psl1s": json.loads(json.dumps(quality))})
+def test_figures_2_and_3_are_shares_of_the_clips():
+    """Of eight clips; the coverages of those with weak labels are 0, ¼, ⅓, ½, ¾, ⅘ and 1."""
+    soft, weak, both = [0, 1, 1, 2, 3, 4, 2, 0], [2, 4, 3, 2, 4, 5, 2, 0], [0, 1, 1, 1, 3, 4, 2, 0]
+    statistics = metrics.summarize_labels(np.array([soft, weak, both]))
+    quality = json.loads(json.dumps({"statistics": statistics}))
+    per_clip, coverage = result_figures.label_quality({"psl1s": quality})
+    axes = plotted(per_clip)
+    assert [text.get_text() for text in axes.get_xticklabels()] == list("012345")
+    assert {bars.get_label(): [bar.get_height() for bar in bars] for bars in axes.containers} == {
+        "weak": [12.5, 0, 37.5, 12.5, 25, 12.5],
+        "psl1s": [25, 25, 25, 12.5, 12.5, 0],
     }
-    counts, coverage = shares_by_hand(tmp_path, index)
-    axes = plotted(found["labels_per_clip"])
-    numbers = [int(text.get_text()) for text in axes.get_xticklabels()]
-    assert [bars.get_label() for bars in axes.containers] == ["weak", "psl1s"]
-    weak = index.weak_labels().sum(axis=1)
-    for bars, labels_per_clip in zip(axes.containers, (weak, counts), strict=True):
-        shares = [100 * np.mean(labels_per_clip == number) for number in numbers]
-        assert [bar.get_height() for bar in bars] == pytest.approx(shares)
-    none = f"weak {100 * np.mean(weak == 0):.1f} %, psl1s {100 * np.mean(counts == 0):.1f} %"
-    assert f"Clips without a label: {none}." in found["labels_per_clip"].note
-    edges = [(c == 0, c, c == 1) for c in coverage]
-    expected = [np.mean([zero for zero, _, _ in edges])]
-    for low, high in ((0, 0.25), (0.25, 0.5), (0.5, 0.75)):
-        expected.append(np.mean([low < c <= high for c in coverage]))
-    expected += [np.mean([0.75 < c < 1 for c in coverage]), np.mean([one for _, _, one in edges])]
-    (bars,) = plotted(found["label_coverage"]).containers
-    assert [bar.get_height() for bar in bars] == pytest.approx(100 * np.array(expected))
-    assert f"{len(coverage):,} clips that have weak labels" in found["label_coverage"].note
+    assert "Clips without a label: weak 12.5 %, psl1s 25.0 %." in per_clip.note
+    (bars,) = plotted(coverage).containers
+    shares = [bar.get_height() / 100 for bar in bars]
+    assert shares == pytest.approx(np.array([1, 1, 2, 1, 1, 1]) / 7)
+    assert "7 clips that have weak labels" in coverage.note
 
 
 # --- A suite --------------------------------------------------------------------------------------
@@ -191,11 +154,9 @@ def test_bars_of_zeros_of_long_names_and_of_none():
     assert {"p", "q"} <= set(texts(figures.Figure("f", "t", "", plot)))
 
 
-@pytest.mark.parametrize(
-    ("value", "text"), [(0.05, "0.05"), (800, "800"), (15e3, "15k"), (2e6, "2M"), (8e-5, "8e-5")]
-)
-def test_number(value, text):
-    assert figures.number(value) == text
+def test_number():
+    texts = {0.05: "0.05", 800: "800", 15e3: "15k", 2e6: "2M", 8e-5: "8e-5"}
+    assert {value: figures.number(value) for value in texts} == texts
 
 
 def test_figures_have_the_colours_of_the_page():

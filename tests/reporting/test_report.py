@@ -95,29 +95,19 @@ def make_run(folder, num_classes=30, quality=None):
 
 @pytest.fixture
 def results():
-    names = ("teacher", "weak", "psl10s", "psl5s", "psl2s")
-    values = (0.42, 0.1769, 0.3113, 0.3411, 0.35482)
-    lengths = (10, 10, 10, 5, 2)
+    rows = {"teacher": (0.42, 10), "weak": (0.1769, 10)}
+    rows |= {"psl10s": (0.3113, 10), "psl5s": (0.3411, 5), "psl2s": (0.35482, 2)}
+    same = {"AUC": 0.9, "lwlrap": None, "num_clips": 1234, "clip_ids_sha256": "ab" * 32}
+    same |= {"train_clips": 3000, "seconds": 61.0, "steps": 4000}
+    experiments = [
+        same
+        | {"name": name, "mAP": value, "d_prime": 1 + value, "segment_seconds": length}
+        | {"label": "soft" if "psl" in name else "weak", "train_segments": 30000 // length}
+        for name, (value, length) in rows.items()
+    ]
     return {
-        "experiments": [
-            {
-                "name": name,
-                "mAP": value,
-                "d_prime": 1 + value,
-                "AUC": 0.9,
-                "lwlrap": None,
-                "num_clips": 1234,
-                "clip_ids_sha256": "ab" * 32,
-                "label": "soft" if "psl" in name else "weak",
-                "segment_seconds": length,
-                "train_clips": 3000,
-                "train_segments": 30000 // length,
-                "seconds": 61.0,
-                "steps": 4000,
-            }
-            for name, value, length in zip(names, values, lengths, strict=True)
-        ],
-        "label_quality": {name: label_quality(i) for i, name in enumerate(names[2:])},
+        "experiments": experiments,
+        "label_quality": {name: label_quality(i) for i, name in enumerate(list(rows)[2:])},
         "paper": {"weak": 0.1769, "psl2s": 0.3548},
     }
 

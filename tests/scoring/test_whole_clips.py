@@ -9,6 +9,7 @@ import small_experiments
 import synthetic_data
 from hypothesis import given
 from hypothesis import strategies as st
+from synthetic_data import make_index
 
 from psl_jax.data import batches
 from psl_jax.data.batches import RATIO, WholeClips, whole_clip_batches
@@ -20,19 +21,14 @@ from psl_jax.scoring.scorer import Scorer
 SECOND = 16_000
 
 
-def index_of(lengths, shards=(None,)):
-    sizes = [len(lengths)] if shards == (None,) else shards
-    return synthetic_data.make_index(sizes, lengths)
-
-
 def test_clips_of_one_length_are_not_padded():
-    whole = WholeClips.of(index_of([5 * SECOND] * 7), least_spared_seconds=0)
+    whole = WholeClips.of(make_index([7], 5 * SECOND), least_spared_seconds=0)
     assert whole == WholeClips((5 * SECOND,), frozenset())
 
 
 @given(st.lists(st.integers(100, 30 * SECOND), min_size=1, max_size=50), st.floats(0, 50))
 def test_each_clip_gets_the_next_length(lengths, spared):
-    index = index_of(lengths)
+    index = make_index([len(lengths)], lengths)
     whole = WholeClips.of(index, spared)
     found = np.asarray(whole.lengths)[whole.number_of(index.num_samples)]
     assert (found >= lengths).all()
@@ -66,7 +62,7 @@ def test_every_clip_is_once_in_a_batch_with_its_audio(index, size, data):
 
 def test_no_clip_waits_for_the_end(monkeypatch):
     monkeypatch.setattr(batches, "CLIPS_BETWEEN", 4)
-    index = index_of([400, 400, 400, 800, *[400] * 8], [2] * 6)
+    index = make_index([2] * 6, [400, 400, 400, 800, *[400] * 8])
     source, whole = synthetic_data.MemorySource(index), WholeClips((400, 800), frozenset())
     found = whole_clip_batches(source, whole, np.arange(12), lambda *_: 3)
     order = [batch["clip"][batch["weight"] > 0].tolist() for batch in found]
@@ -82,7 +78,7 @@ def scorer():
 @pytest.fixture
 def source():
     lengths = [9_000, 24_000, 31_999, 12_345, 32_000, 16_000, 8_100, 24_000, 10_000, 31_000]
-    index = index_of(lengths, [4, 6])
+    index = make_index([4, 6], lengths)
     return synthetic_data.MemorySource(index, small_experiments.sounds(lengths))
 
 

@@ -56,23 +56,20 @@ def test_events_are_those_of_the_thresholds_in_a_file(run, sound, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rows", "header", "message"),
+    ("rows", "message"),
     [
-        ([(FIRST, "1.5")], ("class", "threshold"), r"t.csv, line 2: the threshold of 'dog' is"),
-        ([(FIRST, "")], ("class", "threshold"), "line 2: the threshold of 'dog' is ''"),
-        (
-            [(FIRST, "0.5"), (f"{SECOND}x", "0.5")],
-            ("class", "threshold"),
-            rf"line 3: there is no class '{SECOND}x' \(near: {SECOND}",
-        ),
-        ([(FIRST, "0.5"), (f"{FIRST} ", "0.7")], ("class", "threshold"), "line 3: .* second time"),
-        ([(FIRST, "0.5")], ("name", "value"), "no column class, threshold"),
+        ([(FIRST, "1.5")], r"t.csv, line 2: the threshold of 'dog' is"),
+        ([(FIRST, "")], "line 2: the threshold of 'dog' is ''"),
+        ([(FIRST, "0.5"), (f"{SECOND}x", "0.5")], rf"line 3: .*'{SECOND}x' \(near: {SECOND}"),
+        ([(FIRST, "0.5"), (f"{FIRST} ", "0.7")], "line 3: .* second time"),
     ],
 )
-def test_files_that_are_none(run, sound, tmp_path, rows, header, message):
-    table = write(tmp_path / "t.csv", rows, header)
-    with pytest.raises(UserError, match=message):
-        run(sound, f"--thresholds={table}")
+def test_files_that_are_none(run, sound, tmp_path, rows, message):
+    table = tmp_path / "t.csv"
+    messages = {("class", "threshold"): message, ("name", "value"): "no column class, threshold"}
+    for header, told in messages.items():
+        with pytest.raises(UserError, match=told):
+            run(sound, f"--thresholds={write(table, rows, header)}")
 
 
 def test_thresholds_can_be_forgotten(tmp_path, capsys):

@@ -9,6 +9,7 @@ import pytest
 import synthetic_data
 import tagging
 from sklearn.metrics import f1_score
+from synthetic_data import with_events
 
 from psl_jax.commands import tag, thresholds
 from psl_jax.data.clip_index import ragged
@@ -65,36 +66,27 @@ def test_a_class_that_is_not_there_gets_what_is_best_for_all_together():
 
 def test_rows_of_events():
     index = synthetic_data.make_index([1], 64_000)
-    offsets, values = ragged([[0, 1, 2]])
-    times = np.array([[0.5, 1.5], [1.0, 1.05], [3.9, 4.0]], np.float32)
-    index = dataclasses.replace(
-        index, event_offsets=offsets, event_times=times, event_values=values
-    )
+    index = with_events(index, [[(0.5, 1.5, 0), (1.0, 1.05, 1), (3.9, 4.0, 2)]])
     truth = threshold_tuning.compute_true_rows(index, 0, 13)
     # Rows reach 0.16 s to each side of 0.32 i; the last one, from 3.68 s on, to the end.
-    assert np.flatnonzero(truth[:, 0]).tolist() == [2, 3, 4]
-    assert np.flatnonzero(truth[:, 1]).tolist() == [3]
-    assert np.flatnonzero(truth[:, 2]).tolist() == [12]
+    assert [np.flatnonzero(column).tolist() for column in truth.T] == [[2, 3, 4], [3], [12]]
+
+
+def count_scores(clips, index):
+    """Of the recordings of these numbers, 3 s each."""
+    audio = [tagging.recording(3.0, seed=clip) for clip in clips]
+    index = dataclasses.replace(index, classes=tagging.LABELS)
+    source = synthetic_data.MemorySource(index, audio)
+    return threshold_tuning.count_scores(tagging.tagger(), source)
 
 
 def test_clips_whose_events_nobody_wrote_down_count_for_nothing():
     """Thresholds are those of the annotated clips by themselves."""
-    audio = [tagging.recording(3.0, seed=seed) for seed in range(4)]
-    labels = [[0], [1], [0], [2]]
-    events, times = [[0], [], [0], []], np.array([[0.5, 1.5], [1.0, 2.0]], np.float32)
+    labels, events = [[0], [1], [0], [2]], {0: [(0.5, 1.5, 0)], 2: [(1.0, 2.0, 0)]}
 
     def counted(clips):
         index = synthetic_data.make_index([len(clips)], 48_000, [labels[c] for c in clips], 6)
-        offsets, values = ragged([events[c] for c in clips])
-        index = dataclasses.replace(
-            index,
-            classes=tagging.LABELS,
-            event_offsets=offsets,
-            event_times=times,
-            event_values=values,
-        )
-        source = synthetic_data.MemorySource(index, [audio[c] for c in clips])
-        return threshold_tuning.count_scores(tagging.tagger(), source)
+        return count_scores(clips, with_events(index, [events.get(c, []) for c in clips]))
 
     some, alone = counted([0, 1, 2, 3]), counted([0, 2])
     np.testing.assert_array_equal(some.all, alone.all)
@@ -103,16 +95,12 @@ def test_clips_whose_events_nobody_wrote_down_count_for_nothing():
 
 
 def test_clips_do_not_count_for_classes_that_are_unknown_in_them():
-    audio = [tagging.recording(3.0, seed=seed) for seed in range(3)]
-
     def counted(clips, unknown):
-        labels, (offsets, values) = [[[0], [1], []][c] for c in clips], ragged(unknown)
+        labels = [[[0], [1], []][clip] for clip in clips]
         index = synthetic_data.make_index([len(clips)], 48_000, labels, 6)
-        index = dataclasses.replace(
-            index, classes=tagging.LABELS, unknown_offsets=offsets, unknown_values=values
-        )
-        source = synthetic_data.MemorySource(index, [audio[c] for c in clips])
-        return threshold_tuning.count_scores(tagging.tagger(), source)
+        offsets, values = ragged(unknown)
+        index = dataclasses.replace(index, unknown_offsets=offsets, unknown_values=values)
+        return count_scores(clips, index)
 
     some, alone = counted([0, 1, 2], [[], [0], range(6)]), counted([0], [[]])
     both = counted([0, 1], [[], []])
@@ -207,18 +195,14 @@ def test_command_line_uses_and_shows_them(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[:2] == ["dog\t0.9", "siren\t0.2"]
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "model.pt"])
-def test_exports_keep_them(name, tmp_path):
-    if name.endswith(".pt"):
-        pytest.importorskip("torch")
+def test_exports_keep_them(tmp_path):
+    pytest.importorskip("torch")
     model = tagging.save(tmp_path / "run")
-    store_thresholds(model, Thresholds((0.1, 0.2, 0.3, 0.4, 0.5, 0.6), {"split": "a"}))
-    form = {"model.safetensors": "safetensors", "model.pt": "torch"}[name]
+    given = Thresholds((0.1, 0.2, 0.3, 0.4, 0.5, 0.6), {"split": "a"})
+    store_thresholds(model, given)
     loaded = load_model(model)
-    FORMATS[form].write(tmp_path / name, loaded, describe(loaded, "CC0"))
-    kept = load_model(tmp_path / name)
-    assert kept.info.thresholds.values == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
-    assert kept.info.thresholds.tuned_on == {"split": "a"}
+    FORMATS["torch"].write(tmp_path / "model.pt", loaded, describe(loaded, "CC0"))
+    assert load_model(tmp_path / "model.pt").info.thresholds == given
 
 
 def test_damaged_ones_are_told(tmp_path):

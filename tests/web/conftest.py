@@ -18,7 +18,7 @@ def table(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def port(table):
+def service():
     pytest.importorskip("uvicorn", reason="needs the [serve] extra")
     web = pytest.importorskip("psl_jax.web.service", reason="needs the [serve] extra")
 
@@ -32,8 +32,12 @@ def port(table):
                 time.sleep(0.02)
             return super().tag(job, *rest, **settings)
 
-    limits = web.Limits(**LIMITS)
-    service = SlowService(tagging.tagger(), tagging.tagger().segmentation(), SETTINGS, limits)
+    tagger = tagging.tagger()
+    return SlowService(tagger, tagger.segmentation(), SETTINGS, web.Limits(**LIMITS))
+
+
+@pytest.fixture(scope="module")
+def port(service, table):
     with served(service, table) as port:
         service.warm_up()
         yield port

@@ -9,33 +9,15 @@ import numpy as np
 import pytest
 import tagging
 from serving import ask, multipart, served
+from tagging_page import expected
 
 from psl_jax.commands import serve
 from psl_jax.runtime.errors import UserError
-from psl_jax.tagging.events import EventSettings, find_events
-
-pytest.importorskip("uvicorn", reason="needs the [serve] extra")
-web = pytest.importorskip("psl_jax.web.service", reason="needs the [serve] extra")
-
-LIMITS = web.Limits(megabytes=1.0, minutes=0.5)
-SETTINGS = EventSettings(threshold=tagging.thresholds(0.6, siren=0.3))
 
 
 @pytest.fixture(scope="module")
-def service():
-    return web.Service(tagging.tagger(), tagging.tagger().segmentation(), SETTINGS, LIMITS)
-
-
-@pytest.fixture(scope="module")
-def port(service):
-    with served(service) as port:
-        yield port
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clips")
-    return audio_files.write(folder / "street.flac", tagging.recording(7.3)).read_bytes()
+def clip(clips):
+    return clips[0].read_bytes()
 
 
 def tag(port, body, headers=None, **query):
@@ -45,19 +27,9 @@ def tag(port, body, headers=None, **query):
     return status, json.loads(answer)
 
 
-def events_of(answer):
-    return [(x["label"], x["onset"], x["offset"]) for x in answer["events"]]
-
-
-def expected_events(tags, threshold, own=None, **settings):
-    settings = EventSettings(tagging.thresholds(threshold, **(own or {})), **settings)
-    found = find_events(tags.frame_scores, settings, tags.labels, tags.seconds)
-    return [(x.label, round(x.onset, 2), round(x.offset, 2)) for x in found]
-
-
-@pytest.fixture(scope="module")
-def tags(clip):
-    return tagging.tagger().tag(clip, segment_seconds=2.0)
+def has_events(answer, events):
+    found = [(x["label"], x["onset"], x["offset"]) for x in answer["events"]]
+    return found == [(x.label, round(x.onset, 2), round(x.offset, 2)) for x in events]
 
 
 # --- What is answered -------------------------------------------------------------------------
@@ -73,7 +45,7 @@ def test_a_raw_body_and_a_form_are_answered_alike(port, clip, tags):
     np.testing.assert_allclose(scores, tags.scores[best], atol=1e-3)
     assert [x["threshold"] for x in raw["tags"] if x["label"] == "siren"] == [0.3]
     assert (raw["name"], raw["seconds"], raw["model"]) == ("street.flac", 7.3, "small")
-    assert events_of(raw) == expected_events(tags, threshold=0.6, own={"siren": 0.3})
+    assert has_events(raw, expected(tags, threshold=0.6, own={"siren": 0.3}))
     assert raw["settings"] == {
         "threshold": 0.6,
         "thresholds": {"siren": 0.3},
@@ -85,8 +57,8 @@ def test_a_raw_body_and_a_form_are_answered_alike(port, clip, tags):
 
 def test_settings_of_a_request_hold_for_it(port, clip, tags):
     _, found = tag(port, clip, threshold=0.5, thresholds='{"dog": 0.8}', median_filter=3, top_k=2)
-    wanted = expected_events(tags, threshold=0.5, own={"dog": 0.8}, median_filter=3)
-    assert events_of(found) == wanted and len(found["tags"]) == 2
+    wanted = expected(tags, threshold=0.5, own={"dog": 0.8}, median_filter=3)
+    assert has_events(found, wanted) and len(found["tags"]) == 2
     assert found["settings"]["thresholds"] == {"dog": 0.8}  # the siren's gave way to threshold
 
 

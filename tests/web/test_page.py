@@ -120,12 +120,7 @@ def test_thresholds_change_the_events_at_once(page, clips, tags):
     assert {row[:3] for row in listed(page)} == as_listed(wanted)
     assert page.find_element("id", "owns").text == "Set by you: bell 0.2"
     set_value(page, "median", 3, "change")
-    wanted = expected(
-        tags,
-        threshold=0.9,
-        median_filter=3,
-        own={"bell": 0.2},
-    )
+    wanted = expected(tags, threshold=0.9, own={"bell": 0.2}, median_filter=3)
     assert {row[:3] for row in listed(page)} == as_listed(wanted)
     page.find_element("id", "back").click()
     settle(page)

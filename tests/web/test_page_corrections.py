@@ -10,8 +10,6 @@ import pytest
 import tagging
 from serving import served, wait_for
 from tagging_page import (
-    LIMITS,
-    SETTINGS,
     expected,
     listed,
     press,
@@ -25,10 +23,6 @@ from tagging_page import (
 from psl_jax.data.decision_table import drop_undone, read_decisions
 from psl_jax.tagging import output_formats, tagging_cli
 from psl_jax.tagging.file_tagging import FileTags, Input
-
-pytest.importorskip("uvicorn", reason="needs the [serve] extra")
-web = pytest.importorskip("psl_jax.web.service", reason="needs the [serve] extra")
-
 
 # --- Corrections ------------------------------------------------------------------------------
 
@@ -183,11 +177,8 @@ def test_an_error_replaces_the_old_result(page, clips, tmp_path):
     assert said.startswith("notes.txt cannot be tagged: undecodable")
     assert not page.find_element("id", "view").is_displayed()
     upload(page, big, clips[1])
-    wait_for(
-        lambda: (
-            "big.wav is too large: 2.5 MB, and files of up to 1 MB" in texts(page, "#problem")[0]
-        )
-    )
+    said = "big.wav is too large: 2.5 MB, and files of up to 1 MB"
+    wait_for(lambda: said in texts(page, "#problem")[0])
     wait_for(lambda: len(page.find_elements("css selector", "#files li.done")) == 2)  # it went on
     page.find_elements("css selector", "#files .file")[3].click()
     wait_for(lambda: page.find_element("id", "view").is_displayed())
@@ -222,9 +213,7 @@ def test_a_recording_is_tagged(page):
     assert page.find_element("id", "name").text.startswith("recording")
 
 
-def test_a_token_can_be_given(driver):
-    limits = web.Limits(**LIMITS)
-    service = web.Service(tagging.tagger(), tagging.tagger().segmentation(), SETTINGS, limits)
+def test_a_token_can_be_given(driver, service):
     with served(service, token="secret") as port:
         driver.get(f"http://127.0.0.1:{port}/#token=secret")
         wait_for(lambda: driver.execute_script("return location.hash") == "")

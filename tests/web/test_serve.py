@@ -9,38 +9,18 @@ import audio_files
 import numpy as np
 import pytest
 import tagging
-from serving import ask, served
+from serving import ask
 
 from psl_jax.commands import review, serve
 from psl_jax.runtime.errors import UserError
-from psl_jax.tagging.events import EventSettings
-
-pytest.importorskip("uvicorn", reason="needs the [serve] extra")
-web = pytest.importorskip("psl_jax.web.service", reason="needs the [serve] extra")
-
-LIMITS = web.Limits(megabytes=1.0, minutes=0.5)
 
 
-@pytest.fixture(scope="module")
-def port():
-    tagger = tagging.tagger()
-    with served(web.Service(tagger, tagger.segmentation(), EventSettings(0.6), LIMITS)) as port:
-        yield port
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("clips")
-    return audio_files.write(folder / "street & <b>.flac", tagging.recording(7.3))
-
-
-def test_the_page_is_given_all_there_is_to_draw(port, clip):
+def test_the_page_is_given_all_there_is_to_draw(port, clips, tags):
     path = "/page/tag?name=street%20%26%20%3Cb%3E.flac"
-    status, _, body = ask(port, "POST", path, clip.read_bytes())
+    status, _, body = ask(port, "POST", path, clips[0].read_bytes())
     size = int.from_bytes(body[:4], "little")
     about = json.loads(body[4 : 4 + size])
-    tags = tagging.tagger().tag(clip, segment_seconds=2.0)
-    assert (status, about["name"], about["seconds"]) == (200, clip.name, 7.3)
+    assert (status, about["name"], about["seconds"]) == (200, clips[0].name, 7.3)
     assert about["labels"] == list(tagging.LABELS)
     np.testing.assert_allclose(about["scores"], tags.scores, atol=1e-3)
     rest = body[4 + size :]

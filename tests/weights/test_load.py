@@ -26,17 +26,6 @@ def exported(folder) -> pathlib.Path:
     return path
 
 
-def test_tags_are_the_original_models(tmp_path):
-    loaded = psl_jax.load(exported(tmp_path))
-    original = tagging.tagger()
-    assert loaded.labels == original.labels and loaded.info.name == "small"
-    assert loaded.info.origin["licence"] == "CC0"
-    audio = tagging.recording(7.3, seed=5)
-    found, expected = (x.tag(audio, 16_000) for x in (loaded, original))
-    assert expected.frame_scores.std() > 0.05
-    np.testing.assert_array_equal(found.frame_scores, expected.frame_scores)
-
-
 def test_files_of_earlier_versions_load(tmp_path):
     """Their arrays have the names of our variables; now they have PyTorch's."""
     numpy_file = pytest.importorskip("safetensors.numpy", reason="safetensors is not installed")
@@ -63,12 +52,6 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path):
 def test_a_graph_is_no_model(tmp_path, suffix):
     with pytest.raises(UserError, match=rf"a\.{suffix} is a graph .*Give the run, or its"):
         psl_jax.load(tmp_path / f"a.{suffix}")
-
-
-def test_classes_are_given_for_published_checkpoints_alone(tmp_path):
-    (tmp_path / "classes.csv").write_text("label\nbell\n")
-    with pytest.raises(UserError, match="names its classes itself"):
-        psl_jax.load(exported(tmp_path), classes=tmp_path / "classes.csv")
 
 
 def fake_hub(monkeypatch, folder, error: Exception | None = None) -> list:

@@ -27,15 +27,6 @@ def served(tmp_path, monkeypatch):
         def log_message(self, *_):
             requested.append(self.path)
 
-        def do_GET(self):
-            if self.path != "/interrupted.pt":
-                return super().do_GET()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(CONTENT)))
-            self.end_headers()
-            self.wfile.write(CONTENT[: len(CONTENT) // 2])
-            self.close_connection = True
-
     handler = functools.partial(Handler, directory=tmp_path / "site")
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -72,14 +63,3 @@ def test_without_a_connection_the_message_says_what_to_put_where(served, monkeyp
     message = rf"127\.0\.0\.1:9/mn04.* and copy it to {tmp_path}/cache/psl_jax/mn04\.pt$"
     with pytest.raises(UserError, match=message):
         fetch_published("mn04")
-
-
-def test_an_interrupted_download_is_told_and_begins_again(served, monkeypatch, tmp_path):
-    address, _ = served
-    interrupted = address.replace("mn04.pt", "interrupted.pt")
-    publish(monkeypatch, interrupted)
-    with pytest.raises(UserError, match=r"cannot download mn04 from http.*interrupted\.pt"):
-        fetch_published("mn04")
-    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
-    publish(monkeypatch, address)
-    assert fetch_published("mn04").read_bytes() == CONTENT

@@ -14,6 +14,7 @@ from psl_jax.exporting import check
 from psl_jax.networks.architecture import clip_probabilities, num_parameters
 from psl_jax.networks.frontend import LogMel
 from psl_jax.networks.layers import Context
+from psl_jax.networks.mn import MN
 from psl_jax.networks.mobilenetv2 import MOBILENET_V2, create
 from psl_jax.runtime.errors import UserError
 from psl_jax.weights import load_model, pytorch_file
@@ -45,13 +46,6 @@ def checkpoint(reference, tmp_path_factory):
 def small_state():
     model = torch_reference.MobileNetV2(num_classes=3, width=0.25)
     return torch_reference.randomize_statistics(model).state_dict()
-
-
-@pytest.fixture(scope="module")
-def classes_csv(tmp_path_factory):
-    path = tmp_path_factory.mktemp("classes") / "classes.csv"
-    path.write_text("label\nbell\nhum\nsiren\n")
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -120,18 +114,18 @@ def test_a_model_trained_here_loads_strictly(tmp_path):
         torch.testing.assert_close(tensor, front_end[name], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("width", [0.25, 0.35, 0.5, 0.75, 1.0, 1.4, 2.0])
-def test_width_is_inferred(width):
-    _, variables = create(2, width)
+@pytest.mark.parametrize(
+    ("network", "width"),
+    [
+        *((MOBILENET_V2, width) for width in (0.25, 0.35, 0.5, 0.75, 1.0, 1.4, 2.0)),
+        *((MN, width) for width in (0.5, 1.0, 2.0)),
+    ],
+)
+def test_width_is_inferred(network, width):
+    _, variables = network.create(2, width)
     zeros = jax.tree.map(lambda x: np.zeros(x.shape, np.float32), variables)
-    assert (
-        pytorch_file.convert_from_state(pytorch_file.convert_to_state(zeros), "zeros")[1] == width
-    )
-
-
-def test_names_are_those_of_the_reference(small_state):
-    names = {entry.name for entry in MOBILENET_V2.entries(create(3)[1].params)}
-    assert names == {name for name in small_state if not pytorch_file.is_extra(name)}
+    state = pytorch_file.convert_to_state(zeros, network)
+    assert pytorch_file.convert_from_state(state, "zeros").width == width
 
 
 def test_misfits_are_named(small_state, tmp_path):
@@ -150,9 +144,8 @@ def test_misfits_are_named(small_state, tmp_path):
 
 def test_another_network_is_refused_by_a_short_list(tmp_path):
     torch.save(torch.nn.Linear(2, 3).state_dict(), tmp_path / "linear.pt")
-    with pytest.raises(
-        UserError, match=r"missing: features\.0\.0\.weight.* and \d+ more"
-    ) as caught:
+    message = r"missing: features\.0\.0\.weight.* and \d+ more"
+    with pytest.raises(UserError, match=message) as caught:
         pytorch_file.load(tmp_path / "linear.pt")
     assert "unexpected: weight, bias" in str(caught.value)
     assert len(str(caught.value)) < 1000
@@ -184,33 +177,33 @@ def test_other_files_are_refused(tmp_path, capfd, write, message):
     assert "must not run" not in capfd.readouterr().out
 
 
-def test_integer_weights_are_refused(small_state):
+@pytest.mark.parametrize("values", [np.zeros(3, np.int32), np.float32([0, np.nan, 0])])
+def test_weights_that_are_no_finite_numbers_are_refused(small_state, values):
     state = {name: tensor.numpy() for name, tensor in small_state.items()}
-    state["classifier.1.bias"] = np.zeros(3, np.int32)
-    with pytest.raises(
-        UserError, match=r"expected finite floating point weights, not those of classifier\.1\.bias"
-    ):
+    state["classifier.1.bias"] = values
+    message = r"expected finite floating point weights, not those of classifier\.1\.bias"
+    with pytest.raises(UserError, match=message):
         pytorch_file.convert_from_state(state, "in.pt")
 
 
-def test_classes_must_be_named_where_there_are_not_527(
-    small_state, classes_csv, tmp_path, monkeypatch
-):
+def test_classes_must_be_named_where_there_are_not_527(small_state, tmp_path, monkeypatch):
     monkeypatch.setattr(check, "EXCERPT_SAMPLES", ())  # fewer programs to compile
     path, out = tmp_path / "in.pt", tmp_path / "named.safetensors"
+    classes = tmp_path / "classes.csv"
     torch.save(small_state, path)
+    classes.write_text("label\nbell\nhum\nsiren\n")
     with pytest.raises(UserError, match=r"has 3 classes .* --classes="):
         load_model.load_model(path)
-    assert psl_jax.load(path, classes=classes_csv).labels == ("bell", "hum", "siren")
-    arguments = ["export", path, "--format=safetensors", f"--out={out}"]
+    assert psl_jax.load(path, classes=classes).labels == ("bell", "hum", "siren")
 
-    def run(*more):
-        export.main(export.parse([str(word) for word in (*arguments, *more)]))
+    def run(classes):
+        words = f"export {path} --format=safetensors --out={out} --classes={classes}"
+        export.main(export.parse(words.split()))
 
     with pytest.raises(UserError, match=r"cannot read nowhere\.csv"):
-        run("--classes=nowhere.csv")
+        run("nowhere.csv")
     assert not out.exists()
-    run(f"--classes={classes_csv}")
+    run(classes)
     assert load_model.load_model(out).classes == ("bell", "hum", "siren")
     with pytest.raises(UserError, match="names its classes itself"):
         load_model.load_model(out, ("a", "b", "c"))
