@@ -28,12 +28,8 @@ from psl_jax.runtime.errors import UserError
 from psl_jax.weights import load_model, pytorch_file
 
 pytestmark = pytest.mark.usefixtures("paper_network")
-NEEDS = {
-    "onnx": "onnxruntime",
-    "tflite": "ai_edge_litert",
-    "torch": "torch",
-    "safetensors": "safetensors",
-}
+NEEDS = {"onnx": "onnxruntime", "tflite": "ai_edge_litert"}
+NEEDS |= {"torch": "torch", "safetensors": "safetensors"}
 SUFFIXES = {"torch": ".pt", "orbax": ""}
 LICENCE = "CC BY 4.0"
 CONFIG_DIGEST = "0123456789abcdef"
@@ -100,7 +96,6 @@ def exported(model_of, signals, tmp_path_factory):
     [*((name, 16_000) for name in FORMATS), ("onnx", 32_000), ("torch", 32_000)],
 )
 def test_mn_in_each_format(name, rate, signals, monkeypatch, tmp_path):
-    """Another network and front end."""
     require(name)
     monkeypatch.setattr(mn_module, "TABLE", small_mn.SHALLOW)
     monkeypatch.setattr(check, "EXCERPT_SAMPLES", (4_801,))  # fewer programs to compile

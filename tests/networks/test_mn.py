@@ -82,8 +82,7 @@ def test_rate_is_doubled_as_a_resampler_does():
     np.testing.assert_allclose(found[200:-200], expected[200:-200], atol=2e-4)
 
 
-def test_products_transform_as_the_fft_does():
-    """What TPUs do instead."""
+def test_products_transform_on_tpus_as_the_fft_does():
     audio = make_quiet_batch(4000, 0)["audio"] * 30
     program = jax.jit(frontend.log_mel, static_argnums=(1, 2))
     by_fft, by_products = (np.asarray(program(audio, None, p)) for p in ("cpu", "tpu"))
@@ -91,8 +90,7 @@ def test_products_transform_as_the_fft_does():
     np.testing.assert_allclose(by_products, by_fft, rtol=0, atol=1e-3)
 
 
-def test_padding_has_no_influence():
-    """A short row among full ones scores as it does alone, whatever follows its end."""
+def test_a_short_row_among_full_ones_scores_as_it_does_alone():
     variables = pytorch_file.convert_from_state(random_state(7, 0.1), "random weights").variables
     scorer = Scorer(MN.fold(variables, "sigmoid"), MnFrontEnd(), num_devices=1)
     batch = make_quiet_batch(16_000, 7, num_rows=3)
@@ -211,7 +209,6 @@ def one_step(state, logmel, labels, channels_first, backbone_factor, dtype="floa
 
 
 def test_training_hears_no_padding_and_the_folded_network_is_the_module(shallow_mn):
-    """The module's means leave out padding; the folded network is the module in use."""
     network, _ = MN.create(5, 0.4)
     variables = pytorch_file.convert_from_state(random_state(5, 0.4), "random weights").variables
     logmel = np.random.default_rng(1).normal(size=(3, 40, 64)).astype(np.float32)
@@ -262,8 +259,7 @@ def test_a_classifier_begins_with_the_rows_of_classes_of_equal_names():
     np.testing.assert_array_equal(anew.params["classifier"]["kernel"], of_fresh)
 
 
-def test_parameters_are_as_many_as_published():
-    """mn10 has 4.88 M, BatchNorms counted."""
+def test_parameters_of_mn10_are_as_many_as_published_with_batch_norms():
     assert round(num_parameters(MN.create(527, 1.0)[1]) / 1e6, 2) == 4.88
 
 

@@ -16,9 +16,6 @@ pytestmark = pytest.mark.usefixtures("paper_network")
 TRAIN, EVALUATE = Context(train=True), Context()
 
 
-# --- size and shape ---------------------------------------------------------------------------
-
-
 def test_widths_are_rounded_to_multiples():
     expected = {(32, 1.0): 32, (16, 0.75): 16, (96, 0.75): 72, (320, 1.4): 448, (16, 0.25): 8}
     expected |= {(32, 0.1): 4, (16, 0.05): 4}
@@ -39,36 +36,23 @@ def test_output_frames(frames, expected):
 # --- layers -----------------------------------------------------------------------------------
 
 
-def randomised(module, seed=0):
-    """The module with random weights and statistics, and these as {dotted name: float64 array}."""
-    rng = np.random.default_rng(seed)
-    graphdef, state = nnx.split(module)
-    flat = nnx.to_flat_state(state)
-    arrays = {}
-    for path, variable in flat:
-        value = rng.standard_normal(variable[...].shape) * 0.5
-        if path[-1] in ("var", "scale"):
-            value = np.abs(value) + 0.5
-        variable[...] = jnp.asarray(value, jnp.float32)
-        arrays[".".join(map(str, path))] = np.asarray(variable[...], np.float64)
-    return nnx.merge(graphdef, state), arrays
-
-
-def normalised(x, arrays, name):
-    mean, var = arrays[f"{name}.mean"], arrays[f"{name}.var"]
-    y = (x - mean) / np.sqrt(var + 1e-5)
-    return y * arrays[f"{name}.scale"] + arrays[f"{name}.bias"]
+def random_norm(channels):
+    """A BatchNorm with random weights and statistics, and these in float64."""
+    norm, rng, values = BatchNorm(channels), np.random.default_rng(0), {}
+    for name in ("scale", "bias", "mean", "var"):
+        values[name] = rng.uniform(0.5, 1.5, channels).astype(np.float32).astype(np.float64)
+        getattr(norm, name).set_value(jnp.asarray(values[name], jnp.float32))
+    return norm, values
 
 
 def test_batch_norm_in_training():
-    norm, before = randomised(BatchNorm(3))
+    norm, before = random_norm(3)
     x = 5 * np.random.default_rng(2).standard_normal((4, 5, 6, 3)) + [30, 0, -2]
     x = x.astype(np.float32)
     out = nnx.jit(lambda norm, x: norm(x, TRAIN))(norm, x)
     wide = x.astype(np.float64).reshape(-1, 3)
-    batch = {"n.mean": wide.mean(axis=0), "n.var": wide.var(axis=0)}
-    batch |= {"n.scale": before["scale"], "n.bias": before["bias"]}
-    np.testing.assert_allclose(out, normalised(x, batch, "n"), atol=1e-4)
+    unit = (x - wide.mean(axis=0)) / np.sqrt(wide.var(axis=0) + 1e-5)
+    np.testing.assert_allclose(out, unit * before["scale"] + before["bias"], atol=1e-4)
     mean = 0.9 * before["mean"] + 0.1 * wide.mean(axis=0)
     var = 0.9 * before["var"] + 0.1 * wide.var(axis=0, ddof=1)
     np.testing.assert_allclose(norm.mean[...], mean, rtol=1e-5)
@@ -76,12 +60,12 @@ def test_batch_norm_in_training():
 
 
 def test_batch_norm_computes_bfloat16_statistics_in_float32():
-    norm, _ = randomised(BatchNorm(2))
+    norm, before = random_norm(2)
     x = jnp.asarray(np.random.default_rng(0).standard_normal((64, 64, 2)) + 8, jnp.bfloat16)
     context = Context(train=True, dtype=jnp.bfloat16, platform="tpu")
     out = nnx.jit(lambda norm, x: norm(x, context))(norm, x)
     assert out.dtype == jnp.bfloat16 and norm.mean[...].dtype == jnp.float32
-    exact = 0.9 * randomised(BatchNorm(2))[1]["mean"] + 0.1 * np.asarray(x, np.float64).mean((0, 1))
+    exact = 0.9 * before["mean"] + 0.1 * np.asarray(x, np.float64).mean((0, 1))
     np.testing.assert_allclose(norm.mean[...], exact, rtol=1e-5)
 
 

@@ -201,7 +201,6 @@ def test_the_page_on_a_phone(kept, driver, tmp_path):
 
 
 def test_a_tone_stands_in_its_time_in_the_picture():
-    """Silence, then a tone of 1 kHz: the picture is dark up to its middle."""
     audio = np.zeros(32_000, np.int16)
     audio[16_000:] = 8000 * np.sin(2 * np.pi * 1000 * np.arange(16_000) / 16_000)
     picture = io.BytesIO(audio_examples.draw_png(audio))

@@ -20,10 +20,10 @@ Events = list[list[tuple[float, float, int]]]
 
 
 @pytest.fixture(scope="module")
-def split() -> tuple[ClipIndex, list[StepScores]]:
+def split() -> tuple[ClipIndex, list[StepScores], Events]:
     """Clips with events, of a class at most one at a time, and scores that follow them roughly.
 
-    Scores have two decimals, so that many are equal.
+    Scores have two decimals, so that many are equal. The events are also in a list.
     """
     rng = np.random.default_rng(0)
     index = synthetic_data.make_index(
@@ -33,8 +33,9 @@ def split() -> tuple[ClipIndex, list[StepScores]]:
     steps = []
     for seconds in index.num_samples / SAMPLE_RATE:
         labels = rng.permutation(CLASSES)[: rng.integers(1, CLASSES + 1)]
-        onsets = rng.uniform(0, 0.7 * seconds, len(labels))
-        offsets = np.minimum(onsets + rng.uniform(0.2, 4, len(labels)), seconds - 0.01)
+        onsets = rng.uniform(0, 0.7 * seconds, len(labels)).astype(np.float32)
+        offsets = onsets + rng.uniform(0.2, 4, len(labels)).astype(np.float32)
+        offsets = np.minimum(offsets, np.float32(seconds - 0.01))
         times = zip(onsets.tolist(), offsets.tolist(), labels.tolist(), strict=True)
         events.append(sorted(times))
         num_rows = int(seconds / 0.32) + 1
@@ -44,18 +45,15 @@ def split() -> tuple[ClipIndex, list[StepScores]]:
             logits[(centres >= onset) & (centres < offset), label] += 2
         scores = np.round(1 / (1 + np.exp(-logits)), 2).clip(0.01).astype(np.float32)
         steps.append(make_steps(scores, float(seconds)))
-    return with_events(index, events), steps
+    return with_events(index, events), steps, events
 
 
-def list_events(index: ClipIndex) -> dict[str, list[tuple[float, float, str]]]:
-    """The true events by clip, as other packages take them."""
-    assert index.event_offsets is not None and index.event_times is not None
-    rows = [
-        (float(onset), float(offset), index.classes[label])
-        for (onset, offset), label in zip(index.event_times, index.event_values, strict=True)
-    ]
-    parts = zip(index.ids, index.event_offsets, index.event_offsets[1:], strict=False)
-    return {str(clip_id): rows[low:high] for clip_id, low, high in parts}
+def list_events(index: ClipIndex, events: Events) -> dict[str, list[tuple[float, float, str]]]:
+    """By clip, as other packages take them."""
+    return {
+        str(clip_id): [(onset, offset, index.classes[label]) for onset, offset, label in clip]
+        for clip_id, clip in zip(index.ids, events, strict=True)
+    }
 
 
 def test_psds_is_that_of_sed_scores_eval(split):
@@ -63,7 +61,7 @@ def test_psds_is_that_of_sed_scores_eval(split):
         "sed_scores_eval", reason="needs sed-scores-eval-np2, a compiler and pandas<3"
     )
     score_frames = pytest.importorskip("sed_scores_eval.base_modules.scores")
-    index, steps = split
+    index, steps, events = split
     scores = {
         str(clip_id): score_frames.create_score_dataframe(
             clip.scores.astype(float), clip.edges, list(index.classes)
@@ -77,7 +75,7 @@ def test_psds_is_that_of_sed_scores_eval(split):
         confusion = {"cttc_threshold": settings.cttc, "alpha_ct": settings.alpha_ct}
         expected, of_classes, *_ = reference.intersection_based.psds(
             scores,
-            list_events(index),
+            list_events(index, events),
             durations,
             dtc_threshold=settings.dtc,
             gtc_threshold=settings.gtc,
@@ -95,7 +93,7 @@ def test_f1_is_that_of_sed_eval_for_the_events_that_tag_finds(split):
         warnings.simplefilter("ignore")  # it imports what is deprecated
         sed_eval = pytest.importorskip("sed_eval")
         from dcase_util.containers import MetaDataContainer
-    index, steps = split
+    index, steps, events = split
     thresholds = (0.3, 0.5, 0.7, 0.9)
     names = list(index.classes)
     metrics = {
@@ -104,7 +102,7 @@ def test_f1_is_that_of_sed_eval_for_the_events_that_tag_finds(split):
             names, t_collar=0.2, percentage_of_length=0.2
         ),
     }
-    true = list_events(index)
+    true = list_events(index, events)
     for clip_id, clip in zip(map(str, index.ids), steps, strict=True):
         seconds = float(clip.edges[-1])
         settings = EventSettings(thresholds)
@@ -148,10 +146,8 @@ def test_scores_that_follow_the_events_are_perfect():
 
 def test_a_class_that_is_unknown_in_a_clip_does_not_count_there(split):
     """As where the clip were not there for this class, and it had no event in it."""
-    index, steps = split
-    assert index.event_offsets is not None and index.event_values is not None
-    first = set(index.event_values[: index.event_offsets[1]].tolist())
-    (label, *_) = set(range(CLASSES)) - first or {0}
+    index, steps, events = split
+    (label, *_) = set(range(CLASSES)) - {label for _, _, label in events[0]} or {0}
     unknown = [[label] if clip == 0 else [] for clip in range(CLIPS)]
     offsets, values = ragged(unknown)
     partly = dataclasses.replace(index, unknown_offsets=offsets, unknown_values=values)
@@ -173,18 +169,13 @@ def test_a_class_that_is_unknown_in_a_clip_does_not_count_there(split):
 
 
 def test_clips_whose_events_nobody_wrote_down_count_for_nothing(split):
-    index, steps = split
-    events = [list(clip) for clip in list_events(index).values()]
-    numbered: Events = [
-        [(onset, offset, index.classes.index(label)) for onset, offset, label in clip]
-        for clip in events
-    ]
-    some = with_events(index, [clip if i % 2 else [] for i, clip in enumerate(numbered)])
+    index, steps, events = split
+    some = with_events(index, [clip if i % 2 else [] for i, clip in enumerate(events)])
     alone = synthetic_data.make_index(
         [CLIPS // 2], index.num_samples[1::2].tolist(), num_classes=CLASSES
     )
     thresholds = np.full(CLASSES, 0.5)
     expected = event_metrics.evaluate_events(
-        steps[1::2], with_events(alone, numbered[1::2]), thresholds
+        steps[1::2], with_events(alone, events[1::2]), thresholds
     )
     assert event_metrics.evaluate_events(steps, some, thresholds).summary == expected.summary

@@ -46,7 +46,6 @@ def roc_auc(truth, scores):
 
 
 def test_unknown_labels_are_left_out_class_by_class():
-    """Each class by scikit-learn, over the clips where it is known."""
     rng = np.random.default_rng(0)
     truth, scores = rng.random((60, 7)) < 0.4, rng.integers(0, 12, (60, 7)) / 12
     truth[:, -1] = True

@@ -81,7 +81,6 @@ def count_scores(clips, index):
 
 
 def test_clips_whose_events_nobody_wrote_down_count_for_nothing():
-    """Thresholds are those of the annotated clips by themselves."""
     labels, events = [[0], [1], [0], [2]], {0: [(0.5, 1.5, 0)], 2: [(1.0, 2.0, 0)]}
 
     def counted(clips):

@@ -1,5 +1,7 @@
 """Names of teachers, and classes that are matched."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from small_teachers import expected, write_onnx
@@ -45,5 +47,12 @@ def test_classes_that_a_teacher_lacks(tmp_path):
         np.testing.assert_equal(teacher.weak_classes, weak_classes)
     class_map = tmp_path / "map.csv"
     class_map.write_text("class,teacher_class\nanimal,Dog\nanimal,Cat\n")
-    found = open_teacher.open_teacher(name, ("animal",), RelabelSettings(class_map=str(class_map)))
+    mapping = RelabelSettings(class_map=str(class_map))
+    found = open_teacher.open_teacher(name, ("animal",), mapping)
     assert_scores(found, [own.max(axis=1)])
+    teacher = open_teacher.load_teacher(open_teacher.parse_name(name))
+    softmax = dataclasses.replace(teacher, output="softmax")  # needs all of its classes
+    found = open_teacher.adapt_to_classes(softmax, ("animal",), mapping)
+    assert_scores(found, [own.max(axis=1)])
+    with pytest.raises(UserError, match=r"1 of them are none of the data's.*psl-jax fit"):
+        open_teacher.adapt_to_classes(softmax, ("Dog",), RelabelSettings())

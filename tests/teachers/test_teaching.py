@@ -99,16 +99,12 @@ def test_an_experiment_is_bound_to_its_teacher(folder, tmp_path):
     soft, counts, _ = labels_in(folder, tmp_path / "soft_labels")
     inside = np.arange(2) < counts[:, None]
     np.testing.assert_allclose(soft[inside][:, :2], heard(folder)[inside], atol=1e-3)
-    write_onnx(folder / "later.onnx", bias=-1.5)
-    with pytest.raises(OtherRunError, match="was made with another teacher"):
-        suite.run(
-            config_of(folder, teacher=f"onnx:{folder / 'later.onnx'}"),
-            tmp_path,
-            last_stage=Stage.TRAIN,
-        )
-    (tmp_path / "map2.csv").write_text("class,teacher_class\nclass 0,Cat\nclass 1,Dog\n")
-    with pytest.raises(OtherRunError, match="was made with another teacher"):
-        suite.run(config_of(folder, relabel={"class_map": str(tmp_path / "map2.csv")}), tmp_path)
+    later, class_map = folder / "later.onnx", tmp_path / "map2.csv"
+    write_onnx(later, bias=-1.5)
+    class_map.write_text("class,teacher_class\nclass 0,Cat\nclass 1,Dog\n")
+    for change in ({"teacher": f"onnx:{later}"}, {"relabel": {"class_map": str(class_map)}}):
+        with pytest.raises(OtherRunError, match="was made with another teacher"):
+            suite.run(config_of(folder, **change), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -108,11 +108,12 @@ def test_what_nobody_waits_for_is_not_computed():
     assert service.has_begun == ["first", "third"]
 
 
-def test_a_real_file_is_given_up(tmp_path):
-    """In the middle of ten minutes."""
-    service = web.Service(
-        tagging.tagger(), tagging.tagger().segmentation(), EventSettings(), LIMITS
-    )
+def service_of(limits):
+    return web.Service(tagging.tagger(), tagging.tagger().segmentation(), EventSettings(), limits)
+
+
+def test_a_file_of_ten_minutes_is_given_up_in_the_middle(tmp_path):
+    service = service_of(LIMITS)
     path = audio_files.write(tmp_path / "long.flac", np.zeros(16_000 * 600))
     job = web.Job(str(path), "long")
     threading.Timer(0.5, job.has_gone.set).start()
@@ -145,9 +146,7 @@ def test_any_address_of_this_machine_is_answered():
 
 
 def test_what_there_is_to_decode_is_bounded_and_not_its_length_alone(tmp_path):
-    limits = web.Limits(megabytes=20.0, minutes=0.1)
-    segmentation = tagging.tagger().segmentation()
-    service = web.Service(tagging.tagger(), segmentation, EventSettings(), limits)
+    service = service_of(web.Limits(megabytes=20.0, minutes=0.1))
     wide = audio_files.write(tmp_path / "wide.flac", np.zeros((48_000 * 4, 8)), 48_000)
     with pytest.raises(web.RefusedError, match="too long"):  # 4 s of 8 channels
         service.tag(web.Job(str(wide), "wide"))
