@@ -223,11 +223,7 @@ def test_products_are_the_transform_of_the_same_frames(length):
 
 @pytest.mark.parametrize(
     ("platform", "operation", "kind"),
-    [
-        ("cpu", "fft", "c128"),
-        ("gpu", "fft", "c64"),
-        ("tpu", "conv_general_dilated", ""),
-    ],
+    [("cpu", "fft", "c128"), ("gpu", "fft", "c64"), ("tpu", "conv_general_dilated", "")],
 )
 def test_the_transform_is_that_of_the_platform(platform, operation, kind):
     audio = np.zeros((1, 1600), np.float32)

@@ -21,38 +21,26 @@ def centres(piece: windowing.Window) -> np.ndarray:
     return row[: frames * FRAME_SAMPLES : FRAME_SAMPLES, None]
 
 
-def assembled(cut) -> tuple[np.ndarray, Timeline]:
-    grid = Timeline()
-    rows = [grid.add(piece, centres(piece)) for piece in cut]
-    return np.concatenate(rows)[:, 0], grid
-
-
 CUTS = [(2, None), (2, 0.5), (5, 1.3), (0.3, 0.1), (1.9, None)]
-
-
-def onsets_of(length: int, segmentation: Segmentation) -> list[int]:
-    """Where segments begin: every hop as long as they fit, and one at the end of the waveform."""
-    size, hop = segmentation.segment_samples, segmentation.hop_samples
-    last = max(length - size, 0)
-    return sorted({*range(0, last + 1, hop), last})
 
 
 @pytest.mark.parametrize(("seconds", "hop"), CUTS)
 def test_segments_cover_all_and_the_last_one_ends_with_the_waveform(seconds, hop):
     segmentation = Segmentation(seconds, hop)
-    rng = np.random.default_rng(0)
+    size, rng = segmentation.segment_samples, np.random.default_rng(0)
     for length in [1_600, 20_000, 32_000, 33_000, 40_001, *rng.integers(1_600, 300_000, 20)]:
         audio = rng.integers(-9, 9, length).astype(np.int16)
         cut = list(cut_segments(blocks_of(audio, rng), segmentation))
-        onsets = onsets_of(length, segmentation)
+        last = max(length - size, 0)
+        onsets = sorted({*range(0, last + 1, segmentation.hop_samples), last})  # one at the end
         before, *inside, after = cut
         assert [piece.onset for piece in inside] == onsets
         for onset, piece in zip(onsets, inside, strict=True):
-            expected = audio[onset : onset + segmentation.segment_samples]
+            expected = audio[onset : onset + size]
             np.testing.assert_array_equal(piece.audio, expected)
             assert piece.is_inside and not piece.is_last
-        lead = min(segmentation.segment_samples // 2, 16_000, length - 1)
-        heard = min(segmentation.segment_samples - lead, length)
+        lead = min(size // 2, 16_000, length - 1)
+        heard = min(size - lead, length)
         padded = np.pad(audio, lead, mode="reflect")
         for piece, start in ((before, 0), (after, len(padded) - lead - heard)):
             assert piece.onset == start - lead and not piece.is_inside
@@ -66,8 +54,8 @@ def test_a_row_is_the_weighted_mean_of_the_frames_around_it(seconds, hop):
     rng = np.random.default_rng(1)
     for length in rng.integers(1_600, 400_000, 12):
         audio = rng.uniform(-1, 1, length).astype(np.float32)
-        cut = list(cut_segments([audio], segmentation))
-        rows, grid = assembled(cut)
+        cut, grid = list(cut_segments([audio], segmentation)), Timeline()
+        rows = np.concatenate([grid.add(piece, centres(piece)) for piece in cut])[:, 0]
         values: dict[int, list[tuple[float, float]]] = {}  # with their weights
         means = []
         last = length // FRAME_SAMPLES

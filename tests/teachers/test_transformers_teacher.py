@@ -84,10 +84,7 @@ def save_own_code(folder: pathlib.Path, function: str = "") -> str:
 
     folder.mkdir()
     (folder / "loud.py").write_text(OWN_CODE.replace("FUNCTION", function))
-    auto_map = {
-        "AutoConfig": "loud.Config",
-        "AutoModelForAudioClassification": "loud.Loudness",
-    }
+    auto_map = {"AutoConfig": "loud.Config", "AutoModelForAudioClassification": "loud.Loudness"}
     labels = {"id2label": dict(enumerate(NAMES)), "problem_type": "multi_label_classification"}
     config = {"model_type": "of_a_stranger", "auto_map": auto_map, **labels}
     (folder / "config.json").write_text(json.dumps(config))

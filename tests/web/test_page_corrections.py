@@ -9,16 +9,7 @@ import numpy as np
 import pytest
 import tagging
 from serving import served, wait_for
-from tagging_page import (
-    expected,
-    listed,
-    press,
-    set_value,
-    settle,
-    texts,
-    upload,
-    upload_and_wait,
-)
+from tagging_page import expected, listed, press, set_value, settle, texts, upload, upload_and_wait
 
 from psl_jax.data.decision_table import drop_undone, read_decisions
 from psl_jax.tagging import output_formats, tagging_cli
@@ -27,23 +18,18 @@ from psl_jax.tagging.file_tagging import FileTags, Input
 # --- Corrections ------------------------------------------------------------------------------
 
 
-def drag(page, element, by):
-    """Drags by so many pixels with the mouse."""
-    from selenium.webdriver import ActionChains
-
-    held = ActionChains(page).click_and_hold(element).pause(0.3)  # a short touch would scroll
-    held.move_by_offset(by, 0).release().perform()
-
-
 @pytest.mark.parametrize("page", [375], indirect=True)
 def test_an_events_edge_can_be_dragged(page, clips):
+    from selenium.webdriver import ActionChains
+
     upload_and_wait(page, clips[0])
     before = listed(page)
     handle = "return document.querySelector('#wave > div').shadowRoot.querySelector(arguments[0])"
     region = wait_for(lambda: page.execute_script(handle, '[data-label="rain"]'))
     page.execute_script("arguments[0].scrollIntoView({block: 'center'})", region)
     right = region.find_element("css selector", '[part*="handle-right"]')
-    drag(page, right, 30)
+    held = ActionChains(page).click_and_hold(right).pause(0.3)  # a short touch would scroll
+    held.move_by_offset(30, 0).release().perform()
     wait_for(lambda: texts(page, "#events .own") == ["yours"])
     (changed,) = set(listed(page)) - set(before)
     assert changed[2] == "rain" and changed[:2] not in {row[:2] for row in before}
