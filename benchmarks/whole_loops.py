@@ -38,7 +38,7 @@ from psl_jax.data.training_order import TrainingOrder
 from psl_jax.networks.frontend import LogMel
 from psl_jax.networks.mobilenetv2 import create, fold
 from psl_jax.runtime import distributed, huge_pages, parallel
-from psl_jax.scoring import evaluation
+from psl_jax.scoring import evaluation, metrics
 from psl_jax.scoring import relabeling as relabel_lib
 from psl_jax.scoring.scorer import Scorer, scoring_program
 from psl_jax.training import metric_log
@@ -134,7 +134,7 @@ def train_rates(
     def validate(variables) -> float:
         scorer = Scorer(fold(parallel.to_host(variables)), LogMel(), flags.dtype)
         scores = evaluation.score_clips(scorer, validated, segmentation, flags.relabel_batch)
-        return evaluation.mean_average_precision(scores, validated.index)
+        return metrics.mean_average_precision(validated.index.weak_labels(), scores)
 
     def whole() -> Rates:
         with (

@@ -31,21 +31,21 @@ __all__ = ["Event", "Stream", "Tagger", "Tags", "UserError", "__version__", "loa
 _LATE = {"Event": "events", "Tagger": "tagger", "Tags": "events", "Stream": "streaming"}
 
 
-def _run_by_new_form(module: str) -> None:
+def _run_by_new_form() -> None:
     """Where `python -m psl_jax.tag` is run, as in version 0.1: says the new form, and runs that."""
+    words = sys.orig_argv
+    place = next((k for k, word in enumerate(words) if word.startswith("psl_jax.")), 0)
+    module = words[place]
     name = module.removeprefix("psl_jax.").removeprefix("commands.")
-    if (
-        name != module
-        and pathlib.Path(__file__).with_name("commands").joinpath(f"{name}.py").exists()
-    ):
+    is_command = pathlib.Path(__file__).with_name("commands").joinpath(f"{name}.py").exists()
+    if place and "psl_jax" not in words[:place] and is_command:
         print(f"{module} is now psl-jax {name}, or python -m psl_jax {name}", file=sys.stderr)
-        place = sys.orig_argv.index(module)
-        words = [*sys.orig_argv[1:place], "psl_jax", name, *sys.orig_argv[place + 1 :]]
-        os.execv(sys.executable, [sys.executable, *words])
+        command = [*words[1:place], "psl_jax", name, *words[place + 1 :]]
+        os.execv(sys.executable, [sys.executable, *command])
 
 
 if sys.argv[:1] == ["-m"]:
-    _run_by_new_form(sys.orig_argv[sys.orig_argv.index("-m") + 1])
+    _run_by_new_form()
 
 
 def load(

@@ -313,18 +313,20 @@ def _in_order(suite: dict[str, Settings]) -> dict[str, Settings]:
         settings = suite[name]
         return settings.labels == "soft", name not in needed, -settings.segment_seconds, name
 
+    sorter = graphlib.TopologicalSorter(needs)
     try:
-        graphlib.TopologicalSorter(needs).prepare()
+        sorter.prepare()
     except graphlib.CycleError as error:
         circle = " -> ".join(reversed(error.args[1]))
         raise UserError(
             f"these experiments need each other's labels in a circle: {circle}"
         ) from error
-    # By hand: static_order() of TopologicalSorter has no rank among those that may come next.
     ordered: dict[str, Settings] = {}
-    while len(ordered) < len(suite):
-        ready = [n for n in suite if n not in ordered and needs[n] <= ordered.keys()]
-        first = min(ready, key=rank)
+    ready: list[str] = []
+    while sorter.is_active():
+        ready = sorted([*ready, *sorter.get_ready()], key=rank, reverse=True)
+        first = ready.pop()
+        sorter.done(first)
         ordered[first] = suite[first]
     return ordered
 

@@ -13,16 +13,17 @@ import argparse
 import collections
 from collections.abc import Sequence
 
-from psl_jax.runtime import cli_entry, disk_errors, files
+from psl_jax.data import split_index_files
+from psl_jax.networks import class_lists
+from psl_jax.runtime import cli_entry, disk_errors, distributed, files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
+from psl_jax.scoring.settings import RelabelSettings
+from psl_jax.teachers import open_teacher, scoring_cli
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
-    from psl_jax.scoring.settings import RelabelSettings
-    from psl_jax.teachers import scoring_cli
-
     parser = cli_entry.parser("classes", __doc__ or "")
     add = parser.add_argument
     add("teacher", metavar="TEACHER", help=scoring_cli.MODEL_HELP)
@@ -34,25 +35,20 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="CSV to write, which must not exist yet (required)",
     )
     cli_entry.add_setting(parser, RelabelSettings, "trust_remote_code")
-    return cli_entry.parse_arguments(parser, arguments)
+    return parser.parse_intermixed_args(arguments[1:])
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Writes the map, and lists what a person should look at."""
-    from psl_jax.data import split_index_files
-    from psl_jax.networks import class_lists
-    from psl_jax.runtime import distributed
-    from psl_jax.scoring.settings import RelabelSettings
-    from psl_jax.teachers import open_teacher
-
     distributed.configure()
     out = path_of(arguments.out)
     if out.exists():
         raise UserError(f"--out={out} is there, perhaps with a person's changes: name another file")
     disk_errors.check_writable(out.parent, "--out")
     classes = split_index_files.class_names(split_index_files.find_data_dir(arguments.data))
-    settings = RelabelSettings(trust_remote_code=arguments.trust_remote_code)
-    teacher_classes = open_teacher.list_classes(arguments.teacher, settings)
+    teacher_classes = open_teacher.list_classes(
+        arguments.teacher, trust_remote_code=arguments.trust_remote_code
+    )
     draft = class_lists.draft_class_map(classes, teacher_classes)
     files.write_csv(out, ("class", "teacher_class", "match"), draft)
     numbers = collections.Counter(match for _, _, match in draft)

@@ -26,7 +26,7 @@ from psl_jax.data.batches import WholeClips
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.networks.trained_model import Model
 from psl_jax.reporting import result_tables, run_page
-from psl_jax.runtime import cli_entry, files, parallel, run_files
+from psl_jax.runtime import files, parallel, run_files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
 from psl_jax.scoring import evaluation, event_metrics, tagger_tables
@@ -65,7 +65,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "without --events: BirdNET, Raven, Audacity, or CSV file,onset,offset,label,score with "
         "times in seconds; or a folder of these; may be given several times (default: none)",
     )
-    parsed = cli_entry.parse_arguments(parser, arguments)
+    parsed = parser.parse_intermixed_args(arguments[1:])
     if parsed.median_filter is not None and not parsed.events:
         parser.error("--median_filter smooths what --events evaluates: give that, too")
     return parsed
@@ -95,8 +95,8 @@ def main(arguments: argparse.Namespace) -> None:
         event_settings = event_evaluation.describe_settings(
             _get_model(teacher), arguments.median_filter
         )
-    # Read before anything is scored: they may be no tables.
-    tables = [(path, tagger_tables.read_tagger_tables(path, index)) for path in arguments.scores]
+    # Before anything is scored.
+    tables = _read_tables(arguments.scores, index, model=teacher.name)
     if arguments.dry_run:
         return
     made_with = {
@@ -132,9 +132,9 @@ def _refuse_other_results(out: pathlib.Path, made_with: Mapping[str, Any]) -> No
     """Raises UserError where the folder is a run's, or has an evaluation of something else."""
     if (out / run_files.CONFIG).exists():
         raise UserError(f"{out} is the folder of a run. Give another --out")
-    if not (out / evaluation.METRICS).exists():
+    before = files.find_json(out / evaluation.METRICS)
+    if before is None:
         return
-    before = files.read_json(out / evaluation.METRICS)
     differing = [name for name, value in made_with.items() if before.get(name) != value]
     if differing:
         raise UserError(
@@ -152,11 +152,27 @@ def _get_model(teacher: Teacher) -> Model:
     return teacher.model
 
 
+def _read_tables(
+    paths: Sequence[str], index: ClipIndex, *, model: str
+) -> dict[str, tuple[str, TaggerTables]]:
+    """Reads other taggers' tables: (path, table) by the tagger's name. Raises UserError.
+
+    model: name of the model that they are compared with.
+    """
+    tables: dict[str, tuple[str, TaggerTables]] = {}
+    for path in paths:
+        tagger = path_of(path).stem
+        if tagger in (model, *tables):
+            raise UserError(f"--scores={path}: {tagger} is the name of another tagger: rename it")
+        tables[tagger] = path, tagger_tables.read_tagger_tables(path, index)
+    return tables
+
+
 def _compare(
     out: pathlib.Path,
     name: str,
     index: ClipIndex,
-    tables: Sequence[tuple[str, TaggerTables]],
+    tables: Mapping[str, tuple[str, TaggerTables]],
     *,
     with_events: bool,
 ) -> None:
@@ -165,15 +181,12 @@ def _compare(
 
     folder = out / COMPARISON
     experiments = [{"name": name, "run_dirs": [".."], **files.read_json(out / evaluation.METRICS)}]
-    for path, table in tables:
-        # What is in a table was above its tagger's threshold.
-        lowest = np.full(index.num_classes, np.finfo(np.float32).tiny)
+    # What is in a table was above its tagger's threshold.
+    lowest = np.full(index.num_classes, np.finfo(np.float32).tiny)
+    for tagger, (path, table) in tables.items():
         events = None
         if with_events:
             events = event_metrics.evaluate_events(table.steps, index, lowest)
-        tagger = path_of(path).stem
-        if tagger in (row["name"] for row in experiments):
-            raise UserError(f"--scores={path}: {tagger} is the name of another tagger: rename it")
         more = {"table": path, "lowest_score": table.lowest}
         metrics = evaluation.write_results(folder / tagger, index, table.clip_scores, more, events)
         files.write_json(folder / tagger / run_files.NOTES, table.notes)

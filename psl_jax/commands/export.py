@@ -24,7 +24,7 @@ from psl_jax.exporting.check import Differences
 from psl_jax.exporting.formats import FORMATS, describe
 from psl_jax.networks.class_lists import read_classes
 from psl_jax.networks.trained_model import Model
-from psl_jax.runtime import cli_entry, disk_errors, distributed, files
+from psl_jax.runtime import disk_errors, distributed, files
 from psl_jax.runtime.errors import MissingPackageError, UserError
 from psl_jax.runtime.paths import is_remote, path_of
 from psl_jax.tagging import tagging_cli
@@ -123,7 +123,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="TEXT",
         help="licence of the weights, stored with them (default: the model's)",
     )
-    return cli_entry.parse_arguments(parser, arguments)
+    return parser.parse_intermixed_args(arguments[1:])
 
 
 def main(arguments: argparse.Namespace) -> None:

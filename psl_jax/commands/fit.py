@@ -17,7 +17,7 @@ import jax
 
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.networks.class_lists import list_first
-from psl_jax.runtime import cli_entry, disk_errors, parallel
+from psl_jax.runtime import disk_errors, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
 from psl_jax.scoring import evaluation
@@ -33,7 +33,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--out", required=True, metavar="FILE", help="file to write, FILE.npz (required)"
     )
-    parsed = cli_entry.parse_arguments(parser, arguments)
+    parsed = parser.parse_intermixed_args(arguments[1:])
     if not parsed.out.endswith(".npz"):
         parser.error(f"--out={parsed.out}: expected a name that ends in .npz")
     return parsed

@@ -45,23 +45,15 @@ from psl_jax.label_files.label_file import (
 from psl_jax.networks.class_lists import match_classes, read_classes
 from psl_jax.runtime import cli_entry, disk_errors, files
 from psl_jax.runtime.errors import UserError
-from psl_jax.runtime.settings import Rule
 
 
 class _Format(NamedTuple):
-    """A format of label files.
+    """A format of label files."""
 
-    Attributes:
-      suffix: of its files; None: a folder.
-      open: opens a file for reading.
-      has_logits: whether its values are logits, if the user does not say.
-      has_index: whether another file says which clip each row is.
-    """
-
-    suffix: str | None
+    suffix: str | None  # of its files; None: a folder
     open: Callable[[pathlib.Path, Options], LabelFile]
-    has_logits: bool = False
-    has_index: bool = False
+    has_logits: bool = False  # if the user does not say what its values are
+    has_index: bool = False  # whether another file says which clip each row is
 
 
 _FORMATS = {
@@ -128,9 +120,7 @@ def _add_action(
     if seconds:
         add(
             "--segment_seconds",
-            type=cli_entry.make_number_reader(
-                "segment_seconds", float, Rule(least=0.05, most=3600)
-            ),
+            type=cli_entry.make_number_reader("segment_seconds", float, least=0.05, most=3600),
             metavar="S",
             help=f"length of the labelled segments, in seconds ({seconds})",
         )

@@ -56,7 +56,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--max_missing",
-        type=cli_entry.make_number_reader("max_missing", float, settings.Rule(least=0, most=1)),
+        type=cli_entry.make_number_reader("max_missing", float, least=0, most=1),
         metavar="SHARE",
         default=0.1,
         help="largest share, 0 to 1, of the clips in a split's tables that may be missing or "
@@ -72,7 +72,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "mn04 (default: 16000)",
     )
     about = "clips decoded at a time (default: one per core)"
-    workers = cli_entry.make_number_reader("num_workers", int, settings.Rule(least=1))
+    workers = cli_entry.make_number_reader("num_workers", int, least=1)
     add("--num_workers", type=workers, metavar="N", help=about)
     add(
         "--beam_options",

@@ -23,7 +23,7 @@ from psl_jax.exporting import check
 from psl_jax.exporting.formats import load_torch
 from psl_jax.networks.trained_model import DEFAULT_THRESHOLD, Model
 from psl_jax.reporting import model_card
-from psl_jax.runtime import cli_entry, disk_errors, distributed, files
+from psl_jax.runtime import disk_errors, distributed, files
 from psl_jax.runtime.errors import MissingPackageError, UserError
 from psl_jax.runtime.paths import absolute
 from psl_jax.tagging import tagging_cli
@@ -58,7 +58,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="TEXT",
         help="what the model is for: a sentence for its model card (default: none)",
     )
-    return cli_entry.parse_arguments(parser, arguments)
+    return parser.parse_intermixed_args(arguments[1:])
 
 
 def main(arguments: argparse.Namespace) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 from psl_jax.audio.segments import MIN_SEGMENT_SECONDS, check_hop
 from psl_jax.data.soft_labels import SoftLabels, missing_shards
 from psl_jax.preparing.split_writer import open_beam
-from psl_jax.runtime import cli_entry, parallel, run_files, settings
+from psl_jax.runtime import cli_entry, parallel, run_files
 from psl_jax.runtime.paths import path_of
 from psl_jax.scoring import relabeling
 from psl_jax.scoring.scorer import SegmentScorer
@@ -52,7 +52,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     add = functools.partial(cli_entry.add_setting, group, RelabelSettings)
     add("count_padding")
-    parsed = cli_entry.parse_arguments(parser, arguments)
+    parsed = parser.parse_intermixed_args(arguments[1:])
     if parsed.beam_options and parsed.distributed:
         parser.error("--distributed: the pipeline of --beam_options has its own workers")
     return parsed
@@ -60,17 +60,16 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def add_segments(add: Callable[..., Any]) -> None:
     """Adds, by `add` of a parser, how clips are divided into segments of a length."""
-    seconds = settings.Rule(least=0, most=3600)
     add(
         "--hop_seconds",
-        type=cli_entry.make_number_reader("hop_seconds", float, seconds),
+        type=cli_entry.make_number_reader("hop_seconds", float, least=0, most=3600),
         metavar="S",
         help="seconds from the start of one segment to the start of the next (default: the "
         "length of a segment)",
     )
     add(
         "--shortest_segment_seconds",
-        type=cli_entry.make_number_reader("shortest_segment_seconds", float, seconds),
+        type=cli_entry.make_number_reader("shortest_segment_seconds", float, least=0, most=3600),
         default=MIN_SEGMENT_SECONDS,
         metavar="S",
         help="shortest remainder at a clip's end that becomes a segment, in seconds; shorter "

@@ -29,7 +29,7 @@ from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.source import Source, open_folder
 from psl_jax.networks.class_lists import find_class, near_names
 from psl_jax.networks.trained_model import DEFAULT_THRESHOLD, Model
-from psl_jax.runtime import cli_entry, distributed, files, run_files, settings
+from psl_jax.runtime import cli_entry, distributed, files, run_files
 from psl_jax.runtime.errors import MissingPackageError, UserError
 from psl_jax.scoring import segment_choice
 from psl_jax.scoring.segment_choice import ChosenSegment
@@ -45,15 +45,13 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--split", default="balanced", help="split whose segments are shown (default: balanced)")
     add(
         "--segment_seconds",
-        type=cli_entry.make_number_reader(
-            "segment_seconds", float, settings.Rule(least=0.1, most=3600)
-        ),
+        type=cli_entry.make_number_reader("segment_seconds", float, least=0.1, most=3600),
         metavar="S",
         help="length of the segments to judge, in seconds (default: as in the model's training)",
     )
     add(
         "--random_share",
-        type=cli_entry.make_number_reader("random_share", float, settings.Rule(least=0, most=1)),
+        type=cli_entry.make_number_reader("random_share", float, least=0, most=1),
         default=0.2,
         metavar="P",
         help="share of segments, 0 to 1, shown at random; only they give an unbiased estimate of "
@@ -73,7 +71,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help=f"CSV of decisions; new ones are appended (default: {serve.TABLE})",
     )
     serve.add_server_settings(parser)
-    parsed = cli_entry.parse_arguments(parser, arguments)
+    parsed = parser.parse_intermixed_args(arguments[1:])
     if bool(parsed.example) != bool(parsed.label):
         parser.error("--example and --label go together")
     return parsed

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from psl_jax.data.decision_table import DecisionTable
-from psl_jax.runtime import cli_entry, distributed, interrupts, settings
+from psl_jax.runtime import cli_entry, distributed, interrupts
 from psl_jax.runtime.errors import MissingPackageError, UserError
 from psl_jax.tagging import tagger, tagging_cli
 
@@ -34,14 +34,14 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     group = add_server_settings(parser)
     group.add_argument(
         "--max_megabytes",
-        type=cli_entry.make_number_reader("max_megabytes", float, settings.Rule(above=0)),
+        type=cli_entry.make_number_reader("max_megabytes", float, above=0),
         default=200,
         metavar="MB",
         help="largest file that is accepted, in megabytes (default: 200)",
     )
     group.add_argument(
         "--max_minutes",
-        type=cli_entry.make_number_reader("max_minutes", float, settings.Rule(above=0)),
+        type=cli_entry.make_number_reader("max_minutes", float, above=0),
         default=60,
         metavar="MIN",
         help="longest audio that is accepted, in minutes (default: 60)",
@@ -60,7 +60,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="CSV for corrections made on the page, a table as of psl-jax review (default: "
         f"{TABLE}; none if --host opens the page to others)",
     )
-    return cli_entry.parse_arguments(parser, arguments)
+    return parser.parse_intermixed_args(arguments[1:])
 
 
 def add_server_settings(parser: argparse.ArgumentParser) -> Any:
@@ -73,7 +73,7 @@ def add_server_settings(parser: argparse.ArgumentParser) -> Any:
     )
     group.add_argument(
         "--port",
-        type=cli_entry.make_number_reader("port", int, settings.Rule(least=0, most=65535)),
+        type=cli_entry.make_number_reader("port", int, least=0, most=65535),
         default=8000,
         help="port to listen on; 0: any free one (default: 8000)",
     )

@@ -12,6 +12,7 @@ cannot be read is reported there, and the others are tagged. Exit status: 0 if a
 
 import argparse
 import contextlib
+import dataclasses
 import errno
 import functools
 import itertools
@@ -28,7 +29,6 @@ from tqdm import tqdm
 from psl_jax.runtime import cli_entry, disk_errors, distributed, files, progress
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import make_printable, path_of
-from psl_jax.runtime.settings import Rule
 from psl_jax.tagging import output_formats, tagger, tagging_cli
 from psl_jax.tagging.file_tagging import BadFile, FileTags, Input, find_files, tag_files
 from psl_jax.tagging.output_formats import OutputFolder, format_clock, write_embeddings
@@ -55,7 +55,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     tagging_cli.add_settings(parser)
     _add_output(parser)
-    parsed = cli_entry.parse_arguments(parser, arguments)
+    parsed = parser.parse_intermixed_args(arguments[1:])
     if not parsed.files and not parsed.list_labels:
         parser.error("the following arguments are required: FILE")
     return parsed
@@ -66,7 +66,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("output")
     group.add_argument(
         "--format",
-        choices=("table", "summary", "csv", "json", "audacity", "raven", "frames"),
+        choices=output_formats.ENDINGS,
         help="output format. table: best tags and their times; summary: one line per file, with "
         "its best tags and number of events; csv: events with onset, offset, label and score; "
         "json: best tags and events; audacity: events as a label track; raven: events as a "
@@ -75,7 +75,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--top_k",
-        type=cli_entry.make_number_reader("top_k", int, Rule(least=1)),
+        type=cli_entry.make_number_reader("top_k", int, least=1),
         default=5,
         metavar="K",
         help="largest number of tags per file in table, summary and json (default: 5)",
@@ -129,7 +129,7 @@ def main(arguments: argparse.Namespace) -> int:
     plotter = _Plotter(arguments.plot, inputs) if arguments.plot else None
     outputs: list[Output] = [] if plotter is None else [plotter]
     paths = _add_outputs(outputs, arguments, inputs)
-    start = time.perf_counter()
+    totals = _Totals()
     if arguments.skip_existing:
         inputs = _leave_out_tagged(inputs, paths)
     is_single = len(inputs) == 1
@@ -147,30 +147,46 @@ def main(arguments: argparse.Namespace) -> int:
             report_seconds=(lambda new: bar.update(round(new, 2))) if is_single else None,
             watch_block=None if plotter is None else plotter.watch_block,
         )
-        num_tagged, num_failed, num_events, seconds = 0, 0, 0, 0.0
         for item in itertools.chain(bad_folders, tagged_files):
             if not is_single:
                 bar.update()
             if _write_outputs(item, outputs, prints=not arguments.out):
-                num_tagged, seconds = num_tagged + 1, seconds + item.seconds
-                num_events += len(item.found_events)
+                totals.tagged += 1
+                totals.events += len(item.found_events)
+                totals.seconds += item.seconds
             else:
-                num_failed += 1
-    if num_tagged and not num_events and arguments.format in ("csv", "audacity", "raven"):
+                totals.failed += 1
+    _print_totals(totals, arguments)
+    return 1 if totals.failed else 0
+
+
+@dataclasses.dataclass
+class _Totals:
+    """Numbers of files and events, and seconds of audio, since a time."""
+
+    tagged: int = 0
+    failed: int = 0
+    events: int = 0
+    seconds: float = 0.0
+    since: float = dataclasses.field(default_factory=time.perf_counter)
+
+
+def _print_totals(totals: _Totals, arguments: argparse.Namespace) -> None:
+    if totals.tagged and not totals.events and arguments.format in ("csv", "audacity", "raven"):
         print(
-            f"0 events (files tagged: {num_tagged}): no score reaches its threshold. "
+            f"0 events (files tagged: {totals.tagged}): no score reaches its threshold. "
             "--format=table shows the highest ones; try a --threshold below them",
             file=sys.stderr,
         )
     if arguments.out:
-        elapsed, total = time.perf_counter() - start, num_tagged + num_failed
-        of = f" of {total}" if num_failed else ""
+        elapsed, num_files = time.perf_counter() - totals.since, totals.tagged + totals.failed
+        of = f" of {num_files}" if totals.failed else ""
         print(
-            f"{num_tagged}{of} {'files' if total > 1 else 'file'}, {format_clock(seconds, 0)} of "
-            f"audio in {elapsed:.1f} s ({seconds / elapsed:.0f} times real time); "
+            f"{totals.tagged}{of} {'files' if num_files > 1 else 'file'}, "
+            f"{format_clock(totals.seconds, 0)} of audio in {elapsed:.1f} s "
+            f"({totals.seconds / elapsed:.0f} times real time); "
             f"{arguments.format} in {arguments.out}"
         )
-    return 1 if num_failed else 0
 
 
 def _add_outputs(

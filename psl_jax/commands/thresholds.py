@@ -64,7 +64,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="remove the stored thresholds; all classes use 0.5 again",
     )
     add("--dry_run", action="store_true", help="print the thresholds, and store nothing")
-    parsed = cli_entry.parse_arguments(parser, arguments)
+    parsed = parser.parse_intermixed_args(arguments[1:])
     if not parsed.data and not parsed.reset:
         parser.error("the following arguments are required: DATA")
     if parsed.reset and (parsed.data or parsed.dry_run or parsed.csv or parsed.corrections):

@@ -27,7 +27,7 @@ from psl_jax.runtime import files, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import path_of
 from psl_jax.runtime.run_files import CHECKPOINTS, LABEL_QUALITY, NOTES, Stage
-from psl_jax.scoring import evaluation
+from psl_jax.scoring import evaluation, metrics
 from psl_jax.scoring.scorer import Scorer
 from psl_jax.tagging import event_evaluation
 from psl_jax.training import frozen_features
@@ -315,7 +315,8 @@ class Experiment:
 
     def _validate(self, variables: Variables) -> float:
         source = self.source(self.settings.data.validation_split)
-        return evaluation.mean_average_precision(self._score(variables, source), source.index)
+        scores = self._score(variables, source)
+        return metrics.mean_average_precision(source.index.weak_labels(), scores)
 
     def _score(
         self, variables: Variables, source: Source, description: str | None = None
@@ -376,9 +377,8 @@ class Experiment:
             run_page.write_run_report(self.run_dir, config_lib.to_dict(Settings()))
 
     def _all_notes(self) -> list[str]:
-        path = self.run_dir / LABEL_QUALITY
-        of_labels = sanity_notes.of_labels(files.read_json(path)) if path.exists() else []
-        return [*self.notes, *of_labels]
+        quality = files.find_json(self.run_dir / LABEL_QUALITY)
+        return [*self.notes, *(sanity_notes.of_labels(quality) if quality else [])]
 
     def summary(self) -> dict[str, Any]:
         """The row of this experiment in a suite's results."""

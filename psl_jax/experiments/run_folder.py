@@ -37,29 +37,26 @@ class RunFolder:
     """A run folder and what it is bound to.
 
     Nothing is written or deleted before `begin`: a start that fails in a check leaves no trace.
-
-    Attributes:
-      begun: whether something was made in it.
-      afresh: what is in it does not count, and is deleted by `begin`.
     """
 
     def __init__(self, path: str | os.PathLike[str], settings: Settings, *, afresh: bool = False):
+        """afresh: what is in it does not count, and is deleted by `begin`."""
         self.path, self._name = path_of(path), settings.name
         # A deletion that was interrupted is gone on with: what it left is no run.
         self.afresh = afresh or (self.path / run_files.DELETING).exists()
         self.begun = (self.path / run_files.CONFIG).exists()
-        has_data = (self.path / run_files.DATA).exists() and not self.afresh
-        self._bound: dict[str, Any] = (
-            files.read_json(self.path / run_files.DATA) if has_data else {}
-        )
+        self._bound: dict[str, Any] = self._read(run_files.DATA)
         self._wanted = files.as_json(config_lib.to_dict(settings))
         self._done = self.finished
 
     @property
     def finished(self) -> dict[str, Any]:
         """Finished stages with the seconds that the last call spent on each."""
-        path = self.path / run_files.STAGES_DONE
-        return files.read_json(path) if path.exists() and not self.afresh else {}
+        return self._read(run_files.STAGES_DONE)
+
+    def _read(self, name: str) -> dict[str, Any]:
+        """Reads a file of the folder; {} where it is not there or does not count."""
+        return {} if self.afresh else files.find_json(self.path / name) or {}
 
     def finish(self, stage: Stage, seconds: float, *, made: Iterable[str] = ()) -> None:
         """Notes that a stage is finished, and what the files are that it `made`.
@@ -178,9 +175,8 @@ class RunFolder:
         self.afresh = False
         if jax.process_index() == 0:
             for name, value in ((run_files.CONFIG, self._wanted), (run_files.DATA, self._bound)):
-                path = self.path / name
-                if not path.exists() or files.read_json(path) != value:
-                    files.write_json(path, value)
+                if files.find_json(self.path / name) != value:
+                    files.write_json(self.path / name, value)
             if self._done != self.finished:
                 files.write_json(self.path / run_files.STAGES_DONE, self._done)
         parallel.wait_for_all(f"{self._name} settings kept")

@@ -86,7 +86,8 @@ class SoftLabelStage:
                 "one, such as --config.teacher=mn04, to experiments on soft labels "
                 "(--config own_data:unlabelled)"
             )
-        return open_teacher.list_classes(self.teacher, self.settings.relabel)
+        trusts_code = self.settings.relabel.trust_remote_code
+        return open_teacher.list_classes(self.teacher, trust_remote_code=trusts_code)
 
     @property
     def is_stored(self) -> bool:

@@ -152,10 +152,7 @@ def _run_suite(
     config: ConfigDict, workdir: pathlib.Path, *, last_stage: Stage, start_afresh: bool
 ) -> dict[str, Any] | None:
     start = time.perf_counter()
-    experiments = config_lib.experiments(config)
-    names = {settings.init_from for settings in experiments.values()} - {""}
-    starts = {name: training_steps.load_start(name) for name in sorted(names)}
-    experiments = with_networks_of_starts(experiments, starts, init_from=config.init_from)
+    experiments, starts = read_experiments(config)
     is_suite = bool(len(config.experiments))
     run_dirs = {name: workdir / name if is_suite else workdir for name in experiments}
     _check_teachers(experiments, run_dirs)
@@ -213,18 +210,19 @@ def _run_suite(
     return parallel.run_in_first_process(f"results in {workdir}", write)
 
 
-def with_networks_of_starts(
-    experiments: Mapping[str, Settings], starts: Mapping[str, Model], *, init_from: str
-) -> dict[str, Settings]:
-    """The experiments of a suite, each with the form of the network that it starts from.
+def read_experiments(config: ConfigDict) -> tuple[dict[str, Settings], dict[str, Model]]:
+    """Returns the experiments, and the models that they start from by the names of these.
 
-    Where the suite has `init_from`, those from scratch are of the same form.
+    Each has the form of its model's network. Where the config has `init_from`, experiments from
+    scratch are of the same form.
     """
-    shaped = {}
+    experiments = config_lib.experiments(config)
+    names = {settings.init_from for settings in experiments.values()} - {""}
+    starts = {name: training_steps.load_start(name) for name in sorted(names)}
     for name, settings in experiments.items():
-        start = starts.get(settings.init_from or init_from)
-        shaped[name] = settings.with_network(start.info) if start else settings
-    return shaped
+        if start := starts.get(settings.init_from or config.init_from):
+            experiments[name] = settings.with_network(start.info)
+    return experiments, starts
 
 
 def _check_teachers(
@@ -267,7 +265,9 @@ def describe_plan(runs: list[Experiment]) -> list[str]:
             f"{settings.name:{width}}  {settings.labels:6} {len(run.train_index):8,} "
             f"{run.train_segments:9,} {run.batch_size:6,} {run.loop.max_steps:8,}{state}"
         )
-    notes = result_tables.notes([{"name": run.settings.name, "notes": run.notes} for run in runs])
+    notes = result_tables.list_notes(
+        [{"name": run.settings.name, "notes": run.notes} for run in runs]
+    )
     return [*lines, *(f"note: {note}" for note in notes)]
 
 

@@ -55,10 +55,9 @@ def summarize(name: str, runs: Sequence[Experiment]) -> dict[str, Any]:
         results["references"] = {k: v for k, v in table.references.items() if k in rows}
     without_table = "scratch" if "scratch" in rows else "weak"
     results["reference"] = table.reference if table else without_table
-    paths = {run.settings.name: run.run_dir / LABEL_QUALITY for run in runs}
-    qualities = {key: files.read_json(path) for key, path in paths.items() if path.exists()}
-    if qualities:
-        results["label_quality"] = qualities
+    qualities = {run.settings.name: files.find_json(run.run_dir / LABEL_QUALITY) for run in runs}
+    if any(qualities.values()):
+        results["label_quality"] = {name: found for name, found in qualities.items() if found}
     return results
 
 
@@ -129,7 +128,7 @@ def _merge_rows(
             for inner in row.get("run_dirs", [folder])
         ],
         "seconds": sum(row["seconds"] for row in rows),
-        "notes": result_tables.shared_notes(rows),
+        "notes": list(dict.fromkeys(note for row in rows for note in row.get("notes", ()))),
     }
 
 
@@ -188,7 +187,7 @@ def _are_of_same_clips(folds: SeedScores, others: SeedScores) -> bool:
 def write(results: Mapping[str, Any], workdir: pathlib.Path, *, is_suite: bool = True) -> None:
     """Prints the table and where the results lie; of a suite, writes results.json and the page."""
     print("\n" + result_tables.format_table(results))
-    for note in result_tables.notes(results["experiments"]):
+    for note in result_tables.list_notes(results["experiments"]):
         print(f"note: {note}")
     if is_suite:
         files.write_json(workdir / RESULTS, results)

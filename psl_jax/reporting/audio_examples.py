@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import soundfile
 
-from psl_jax.audio.segments import SAMPLE_RATE, flatten
+from psl_jax.audio.segments import SAMPLE_RATE, by_ticks, flatten
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.source import Source
@@ -38,9 +38,9 @@ class Output(NamedTuple):
     edges: np.ndarray
 
 
-def choose_evenly(num_clips: int, count: int = NUM_CLIPS) -> np.ndarray:
+def choose_evenly(num_clips: int) -> np.ndarray:
     """Chooses clips evenly spread over a split, in its order: numbers, int64, ascending."""
-    return np.unique(np.linspace(0, num_clips - 1, min(count, num_clips)).astype(np.int64))
+    return np.unique(np.linspace(0, num_clips - 1, min(NUM_CLIPS, num_clips)).astype(np.int64))
 
 
 def write(
@@ -65,13 +65,14 @@ def write(
     for clip, whole in zip(clips.tolist(), source.read_whole(clips), strict=True):
         audio = whole[: round(MOST_SECONDS * SAMPLE_RATE)]
         sound = f"clip{len(described) + 1}.flac"
-        with files.atomic_open(folder / sound, "wb") as file:
-            file.write(_encode_flac(audio))
+        samples, rate = flatten(audio)
+        with files.atomic_open(folder / sound, "wb") as file:  # every browser plays FLAC
+            soundfile.write(file, samples, rate, format="FLAC", subtype="PCM_16")
         outputs = [
             make_soft_output(soft_labels, names[key], clip, len(audio))
             for key, soft_labels in labels.items()
         ]
-        tags = tagger.tag(*flatten(audio))
+        tags = tagger.tag(samples, rate)
         columns = [tagger.labels.index(name) for name in index.classes]
         edges = FRAME_SECONDS * (np.arange(len(tags.frame_times) + 1) - 0.5)
         outputs.append(Output(student, "student", tags.frame_scores[:, columns], edges))
@@ -81,14 +82,18 @@ def write(
 
 
 def read(folder: pathlib.Path) -> dict[str, Any] | None:
-    """Reads what `write` wrote, each clip with its `make_media`; None where there is nothing."""
+    """Reads what `write` wrote; None where there is nothing.
+
+    Each clip has its sound and its spectrogram as data URLs, `flac` and `png`.
+    """
     if not (folder / ABOUT).exists():
         return None
     about: dict[str, Any] = files.read_json(folder / ABOUT)
     for clip in about["clips"]:
-        with (folder / clip["sound"]).open("rb") as file:
-            audio, _ = soundfile.read(file, dtype="int16")
-        clip |= make_media(audio)
+        sound = (folder / clip["sound"]).read_bytes()
+        audio = by_ticks(*soundfile.read(io.BytesIO(sound), dtype="int16"))
+        clip["flac"] = _make_url("audio/flac", sound)
+        clip["png"] = _make_url("image/png", draw_png(audio))
     return about
 
 
@@ -159,21 +164,13 @@ def _make_spans(
     ]
 
 
-def make_media(audio: np.ndarray) -> dict[str, str]:
-    """Makes sound and spectrogram of int16 [samples] as data URLs, `flac` and `png`."""
-    return {
-        "flac": _make_url("audio/flac", _encode_flac(audio)),
-        "png": _make_url("image/png", draw_png(audio)),
-    }
-
-
 _COLUMNS = 600  # of a spectrogram
 _HEIGHT, _DPI = 1.28, 100  # inches, pixels an inch
 _STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300)  # seconds between two ticks
 
 
 def draw_png(audio: np.ndarray) -> bytes:
-    """Draws the spectrogram of int16 [samples] as a PNG without axes, a pixel a column."""
+    """Draws the spectrogram of int16 [ticks, ...] as a PNG without axes, a pixel a column."""
     from matplotlib.figure import Figure
 
     picture = spectrogram.Spectrogram(_COLUMNS)
@@ -185,13 +182,6 @@ def draw_png(audio: np.ndarray) -> bytes:
     axes.set_axis_off()
     file = io.BytesIO()
     canvas.savefig(file, format="png", dpi=_DPI)
-    return file.getvalue()
-
-
-def _encode_flac(audio: np.ndarray) -> bytes:
-    """Encodes audio without loss: every browser plays it, in time with the picture."""
-    file = io.BytesIO()
-    soundfile.write(file, *flatten(audio), format="FLAC", subtype="PCM_16")
     return file.getvalue()
 
 

@@ -42,24 +42,18 @@ _STYLE_COLOURS = {
 }
 
 
-Plot = Callable[["Axes"], None]  # draws on matplotlib's axes
+Plot = Callable[["Axes"], None]  # draws on matplotlib's axes: a `draw_...` below with its data
 
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A figure of a page.
+    """A figure of a page."""
 
-    Attributes:
-      name: of its file, without ending.
-      title, note: what stands above it: what it is, and what to know to read it.
-      height: in points, without the legend.
-    """
-
-    name: str
+    name: str  # of its file, without ending
     title: str
-    note: str
+    note: str  # what to know to read it
     plot: Plot
-    height: float = _HEIGHT
+    height: float = _HEIGHT  # in points, without the legend
 
     @property
     def svg(self) -> Markup:
@@ -120,81 +114,66 @@ class Bar:
     reference: float | None = None
 
 
-def lines(
-    series: Sequence[Series],
-    *,
-    x_label: str,
-    y_label: str,
-    log_y: bool = False,
-) -> Plot:
-    """Lines over a common x axis."""
-
-    def plot(axes: "Axes") -> None:
-        for line_series in series:
-            colour = colour_of(line_series.colour)
-            axes.plot(
-                *_columns_of(line_series.points),
-                color=colour,
-                linestyle=line_style_of(line_series.colour),
-                linewidth=1.8,
-                label=_short(line_series.name) if len(series) > 1 or line_series.marks else None,
-            )
-            if len(line_series.points) <= 12:
-                _dots(axes, line_series.points, colour)
-            if line_series.marks:
-                kwargs = {"marker": "D", "markersize": 6.5, "markerfacecolor": PAGE}
-                (line,) = _dots(axes, line_series.marks, colour, **kwargs)
-                line.set_label(f"best {len(line_series.marks)}")
-        if log_y:
-            axes.set_yscale("log")
-        _frame(axes, x_label, y_label)
-
-    return plot
+def draw_lines(
+    axes: "Axes", series: Sequence[Series], *, x_label: str, y_label: str, log_y: bool = False
+) -> None:
+    """Draws lines over a common x axis."""
+    for line_series in series:
+        colour = colour_of(line_series.colour)
+        axes.plot(
+            *_columns_of(line_series.points),
+            color=colour,
+            linestyle=line_style_of(line_series.colour),
+            linewidth=1.8,
+            label=_short(line_series.name) if len(series) > 1 or line_series.marks else None,
+        )
+        if len(line_series.points) <= 12:
+            _dots(axes, line_series.points, colour)
+        if line_series.marks:
+            kwargs = {"marker": "D", "markersize": 6.5, "markerfacecolor": PAGE}
+            (line,) = _dots(axes, line_series.marks, colour, **kwargs)
+            line.set_label(f"best {len(line_series.marks)}")
+    if log_y:
+        axes.set_yscale("log")
+    _frame(axes, x_label, y_label)
 
 
-def columns(
+def draw_columns(
+    axes: "Axes",
     categories: Sequence[str],
     series: Sequence[tuple[str, Sequence[float], int]],
     *,
     x_label: str,
     y_label: str,
-) -> Plot:
-    """Vertical bars: for each category one of each series (name, values, colour)."""
-
-    def plot(axes: "Axes") -> None:
-        width = min(0.8 / len(series), 0.4)
-        for k, (name, values, colour) in enumerate(series):
-            places = [c + (k - (len(series) - 1) / 2) * width for c in range(len(categories))]
-            label = _short(name) if len(series) > 1 else None
-            axes.bar(places, values, 0.93 * width, color=colour_of(colour), label=label)
-        axes.set_xticks(range(len(categories)), categories)
-        _frame(axes, x_label, y_label, categories=True)
-
-    return plot
+) -> None:
+    """Draws vertical bars: for each category one of each series (name, values, colour)."""
+    width = min(0.8 / len(series), 0.4)
+    for k, (name, values, colour) in enumerate(series):
+        places = [c + (k - (len(series) - 1) / 2) * width for c in range(len(categories))]
+        label = _short(name) if len(series) > 1 else None
+        axes.bar(places, values, 0.93 * width, color=colour_of(colour), label=label)
+    axes.set_xticks(range(len(categories)), categories)
+    _frame(axes, x_label, y_label, categories=True)
 
 
-def bars(bars: Sequence[Bar], *, x_label: str) -> Plot:
-    """Horizontal bars, their values at the right, the paper's marked where they are given."""
-
-    def plot(axes: "Axes") -> None:
-        for row, bar in enumerate(bars):
-            axes.barh(row, bar.value or 0, 0.6, color=colour_of(bar.colour))
-        marks = [(bar.reference, row) for row, bar in enumerate(bars) if bar.reference is not None]
-        if marks:
-            kwargs = {"marker": "D", "markersize": 7, "markerfacecolor": PAGE}
-            (line,) = _dots(axes, marks, INK, **kwargs)
-            line.set_label("paper")
-        values = axes.secondary_yaxis("right")
-        texts = ["not scored" if bar.value is None else f"{bar.value:.2f}" for bar in bars]
-        values.set_yticks(range(len(bars)), texts)
-        values.spines["right"].set_visible(False)
-        values.tick_params(labelcolor=INK)
-        axes.set_yticks(range(len(bars)), [_short(bar.name) for bar in bars])
-        axes.tick_params("y", labelcolor=INK)
-        axes.set_ylim(len(bars) - 0.5, -0.5)  # the first one at the top
-        _frame(axes, x_label)
-
-    return plot
+def draw_bars(axes: "Axes", bars: Sequence[Bar], *, x_label: str) -> None:
+    """Draws horizontal bars, their values at the right, the paper's marked where it is given."""
+    for row, bar in enumerate(bars):
+        axes.barh(row, bar.value or 0, 0.6, color=colour_of(bar.colour))
+    marks = [(bar.reference, row) for row, bar in enumerate(bars) if bar.reference is not None]
+    if marks:
+        kwargs = {"marker": "D", "markersize": 7, "markerfacecolor": PAGE}
+        (line,) = _dots(axes, marks, INK, **kwargs)
+        line.set_label("paper")
+    values = axes.secondary_yaxis("right")
+    texts = ["not scored" if bar.value is None else f"{bar.value:.2f}" for bar in bars]
+    values.set_yticks(range(len(bars)), texts)
+    values.spines["right"].set_visible(False)
+    values.tick_params(labelcolor=INK)
+    axes.set_yticks(range(len(bars)), [_short(bar.name) for bar in bars])
+    axes.tick_params("y", labelcolor=INK)
+    axes.set_ylim(len(bars) - 0.5, -0.5)  # the first one at the top
+    _frame(axes, x_label)
 
 
 def colour_of(number: int) -> str:
@@ -205,8 +184,8 @@ def line_style_of(number: int) -> str:
     return LINE_STYLES[number // len(COLOURS) % len(LINE_STYLES)]
 
 
-def number(value: float) -> str:
-    """Short and readable: 0.05, 12.5, 800, 10k, 1.5M."""
+def format_number(value: float) -> str:
+    """Formats a number, short and readable: 0.05, 12.5, 800, 10k, 1.5M."""
     for limit, unit, suffix in ((1e6, 1e6, "M"), (1e4, 1e3, "k")):
         if abs(value) >= limit:
             return f"{value / unit:.4g}{suffix}"
@@ -231,7 +210,7 @@ def _frame(axes: "Axes", x_label: str, y_label: str = "", *, categories: bool = 
             low, high = axis.get_view_interval()
             axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
             axis.set_minor_locator(NullLocator())
-        axis.set_major_formatter(lambda value, _: number(value))
+        axis.set_major_formatter(lambda value, _: format_number(value))
 
 
 def _dots(

@@ -103,11 +103,10 @@ def _describe_data(
     folder: pathlib.Path, origin: Mapping[str, Any], config: Mapping[str, Any]
 ) -> list[str]:
     lines = []
-    if (folder / run_files.DATA).exists():
-        for split, split_info in files.read_json(folder / run_files.DATA).items():
-            if isinstance(split_info, Mapping) and "clips" in split_info:
-                digest = str(split_info.get("ids_sha256", ""))[:12]
-                lines.append(f"`{split}`: {split_info['clips']:,} clips (ids {digest}…)")
+    for split, split_info in (files.find_json(folder / run_files.DATA) or {}).items():
+        if isinstance(split_info, Mapping) and "clips" in split_info:
+            digest = str(split_info.get("ids_sha256", ""))[:12]
+            lines.append(f"`{split}`: {split_info['clips']:,} clips (ids {digest}…)")
     if imported := origin.get("imported"):
         lines.append(f"weights imported from `{imported.get('file')}`")
     if config:
@@ -122,16 +121,12 @@ def _describe_data(
             if data.get(key)
         )
         lines.append(f"corpus `{data.get('corpus')}`; {splits}; labels: `{config.get('labels')}`")
-    if (folder / run_files.NOTES).exists():
-        lines += files.read_json(folder / run_files.NOTES, list)
-    return lines
+    return [*lines, *(files.find_json(folder / run_files.NOTES, list) or [])]
 
 
 def _read_figures(folder: pathlib.Path) -> list[Figure]:
     """Reads the figures of a run; mAP has the interval that other clips would give."""
-    if not (folder / evaluation.METRICS).exists():
-        return []
-    metrics = files.read_json(folder / evaluation.METRICS)
+    metrics = files.find_json(folder / evaluation.METRICS) or {}
     stored = evaluation.read_scores(folder)
     measured = []
     for name, value, text in list_metrics(metrics, 1):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,14 +21,14 @@ Curve = list[tuple[float, float]]  # (step, value)
 Logs = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
-def curve(log: Sequence[Mapping[str, Any]], name: str) -> Curve:
-    """(step, value) of the lines that hold a finite `name`."""
+def read_curve(log: Sequence[Mapping[str, Any]], name: str) -> Curve:
+    """Reads (step, value) of the lines that hold a finite `name`."""
     values = [(line["step"], line.get(name)) for line in log]
     return [(step, v) for step, v in values if isinstance(v, int | float) and math.isfinite(v)]
 
 
-def colours(names: Sequence[str]) -> dict[str, int]:
-    """A number for each, of a colour and a line style, which differs where colours come again."""
+def choose_colours(names: Sequence[str]) -> dict[str, int]:
+    """Chooses a number for each: of a colour, and a line style where colours come again."""
     students = [name for name in names if name not in ("weak", "teacher")]
     chosen = {
         name: _STUDENTS[i % len(_STUDENTS)] + len(figures.COLOURS) * (i // len(_STUDENTS))
@@ -39,42 +40,45 @@ def colours(names: Sequence[str]) -> dict[str, int]:
 # --- Training -------------------------------------------------------------------------------
 
 
-def training(log: Sequence[Mapping[str, Any]], best: Curve) -> list[Figure]:
-    """Loss, and validation mAP with the checkpoints `best` marked."""
+def make_training_figures(log: Sequence[Mapping[str, Any]], best: Curve) -> list[Figure]:
+    """Makes the figures of loss, and of validation mAP with the checkpoints `best` marked."""
     drawn = []
-    if loss := curve(log, LOSS):
+    if loss := read_curve(log, LOSS):
         note = "Binary cross-entropy, a mean over classes."
         if len(loss) > _MOST_POINTS:
             note += " Each point is a mean over the steps before it."
-        drawn.append(loss_figure([Series("loss", condensed(loss))], note))
-    if scores := _percents(curve(log, VALIDATION_MAP)):
+        drawn.append(_make_loss_figure([Series("loss", condense(loss))], note))
+    if scores := _to_percent(read_curve(log, VALIDATION_MAP)):
         note = "The marked checkpoints are averaged into the final model."
-        line = Series("mAP", scores, 2, _percents(best))
-        drawn.append(map_figure("Validation mAP", note, [line]))
+        line = Series("mAP", scores, 2, _to_percent(best))
+        drawn.append(_make_map_figure("Validation mAP", note, [line]))
     return drawn
 
 
-def map_figure(title: str, note: str, lines: Sequence[Series]) -> Figure:
-    """Validation mAPs in percent over the training steps."""
-    plot = figures.lines(lines, x_label="training step", y_label="mAP (%)")
+_draw_over_steps = partial(figures.draw_lines, x_label="training step")
+
+
+def _make_map_figure(title: str, note: str, lines: Sequence[Series]) -> Figure:
+    """Makes the figure of validation mAPs in percent over the training steps."""
+    plot = partial(_draw_over_steps, series=lines, y_label="mAP (%)")
     return Figure("validation", title, note, plot)
 
 
-def loss_figure(lines: Sequence[Series], note: str) -> Figure:
-    """Losses over the training steps, on a logarithmic axis where they fall far."""
+def _make_loss_figure(lines: Sequence[Series], note: str) -> Figure:
+    """Makes the figure of losses; its axis is logarithmic where they fall far."""
     values = [value for line in lines for _, value in line.points]
     log_y = min(values) > 0 and max(values) / min(values) > 8
     y_label = "loss (logarithmic)" if log_y else "loss"
-    plot = figures.lines(lines, x_label="training step", y_label=y_label, log_y=log_y)
+    plot = partial(_draw_over_steps, series=lines, y_label=y_label, log_y=log_y)
     return Figure("loss", "Training loss", note, plot)
 
 
-def _percents(points: Curve) -> Curve:
+def _to_percent(points: Curve) -> Curve:
     return [(step, 100 * value) for step, value in points]
 
 
-def condensed(points: Curve) -> Curve:
-    """Means over neighbours of a curve of more than _MOST_POINTS, each at its last step."""
+def condense(points: Curve) -> Curve:
+    """Averages neighbours of a curve of more than _MOST_POINTS, each mean at its last step."""
     if len(points) <= _MOST_POINTS:
         return points
     groups = np.array_split(np.array(points), _MOST_POINTS)
@@ -84,13 +88,13 @@ def condensed(points: Curve) -> Curve:
 # --- Experiments of a suite -----------------------------------------------------------------------
 
 
-def comparison(
+def make_comparison(
     experiments: Sequence[Mapping[str, Any]], paper: Mapping[str, float]
 ) -> list[Figure]:
-    """Bars of mAP, with the paper's numbers marked where they are given."""
+    """Makes bars of mAP, with the paper's numbers marked where they are given."""
     if not any(e.get("mAP") is not None for e in experiments):
         return []
-    colour = colours([e["name"] for e in experiments])
+    colour = choose_colours([e["name"] for e in experiments])
     bars = [
         Bar(
             e["name"],
@@ -100,51 +104,55 @@ def comparison(
         )
         for e in experiments
     ]
-    plot, height = figures.bars(bars, x_label="mAP (%)"), 70 + max(32 * len(bars), 64)
+    plot = partial(figures.draw_bars, bars=bars, x_label="mAP (%)")
+    height = 70 + max(32 * len(bars), 64)
     return [Figure("mean_average_precision", "mAP on the evaluation set", "", plot, height)]
 
 
-def curves(logs: Logs, whose: str = "") -> list[Figure]:
-    """Validation mAP and loss of all runs; `whose` ends the notes."""
-    colour = colours(list(logs))
+def make_curve_figures(logs: Logs, whose: str = "") -> list[Figure]:
+    """Makes the figures of validation mAP and loss of all runs; `whose` ends the notes."""
+    colour = choose_colours(list(logs))
     drawn = []
-    scores = {name: _percents(curve(log, VALIDATION_MAP)) for name, log in logs.items()}
-    if lines := _lines(scores, colour):
+    scores = {name: _to_percent(read_curve(log, VALIDATION_MAP)) for name, log in logs.items()}
+    if lines := _make_series(scores, colour):
         note = (
             "Against the weak labels of the validation split: flattering for an experiment that "
             f"was trained on these.{whose}"
         )
-        drawn.append(map_figure("Validation mAP while training", note, lines))
-    losses = {name: condensed(curve(log, LOSS)) for name, log in logs.items()}
-    if lines := _lines(losses, colour):
+        drawn.append(_make_map_figure("Validation mAP while training", note, lines))
+    losses = {name: condense(read_curve(log, LOSS)) for name, log in logs.items()}
+    if lines := _make_series(losses, colour):
         note = (
             "Binary cross-entropy. Against labels of different kinds it does not say "
             f"which experiment is better.{whose}"
         )
-        drawn.append(loss_figure(lines, note))
+        drawn.append(_make_loss_figure(lines, note))
     return drawn
 
 
-def _lines(points: Mapping[str, list[Any]], colour: Mapping[str, int]) -> list[Series]:
+def _make_series(points: Mapping[str, list[Any]], colour: Mapping[str, int]) -> list[Series]:
     return [Series(name, line, colour[name]) for name, line in points.items() if line]
 
 
 # --- Soft labels ----------------------------------------------------------------------------------
 
 
-def label_quality(qualities: Mapping[str, Mapping[str, Any]]) -> list[Figure]:
-    """Figures 2 and 3 of the paper, of {name: label quality}."""
+_draw_shares = partial(figures.draw_columns, y_label="clips (%)")
+
+
+def make_label_figures(qualities: Mapping[str, Mapping[str, Any]]) -> list[Figure]:
+    """Makes figures 2 and 3 of the paper, of {name: label quality}."""
     statistics = {n: q["statistics"] for n, q in qualities.items() if q.get("statistics")}
-    return [_labels_per_clip(statistics), _coverage(statistics)] if statistics else []
+    return [_make_labels_per_clip(statistics), _make_coverage(statistics)] if statistics else []
 
 
-def _labels_per_clip(statistics: Mapping[str, Mapping[str, Any]]) -> Figure:
-    colour = colours(list(statistics))
+def _make_labels_per_clip(statistics: Mapping[str, Mapping[str, Any]]) -> Figure:
+    colour = choose_colours(list(statistics))
     first = next(iter(statistics.values()))
     counts = {"weak": first["labels_per_clip"]["weak"]}
     counts |= {name: s["labels_per_clip"]["soft"] for name, s in statistics.items()}
     length = min(max(map(len, counts.values())), _MAX_LABELS + 2)
-    shares = {name: _shares(values, length) for name, values in counts.items()}
+    shares = {name: _compute_shares(values, length) for name, values in counts.items()}
     categories = [str(k) for k in range(length)]
     if any(len(values) > length for values in counts.values()):
         categories[-1] = f"≥{length - 1}"
@@ -154,25 +162,25 @@ def _labels_per_clip(statistics: Mapping[str, Mapping[str, Any]]) -> Figure:
         f"{first['threshold']:g}. Clips without a label: {none}."
     )
     series = [(name, values, colour.get(name, _WEAK)) for name, values in shares.items()]
-    plot = figures.columns(categories, series, x_label="labels a clip", y_label="clips (%)")
+    plot = partial(_draw_shares, categories=categories, series=series, x_label="labels a clip")
     return Figure("labels_per_clip", "Labels per clip", note, plot)
 
 
-def _shares(values: Sequence[int], length: int) -> list[float]:
+def _compute_shares(values: Sequence[int], length: int) -> list[float]:
     head = [*values[: length - 1], sum(values[length - 1 :])]
     head += [0] * (length - len(head))
     return [100 * v / max(sum(values), 1) for v in head]
 
 
-def _coverage(statistics: Mapping[str, Mapping[str, Any]]) -> Figure:
-    colour = colours(list(statistics))
+def _make_coverage(statistics: Mapping[str, Mapping[str, Any]]) -> Figure:
+    colour = choose_colours(list(statistics))
     some = next(iter(statistics.values()))
     first = some["coverage"]
     series = [
-        (name, _shares(s["coverage"]["clips"], len(first["bins"])), colour[name])
+        (name, _compute_shares(s["coverage"]["clips"], len(first["bins"])), colour[name])
         for name, s in statistics.items()
     ]
     note = f"Figure 3 of the paper, over the {first['num_clips']:,.0f} clips that have weak labels."
     x_label = "share of a clip's weak labels that the soft ones confirm"
-    plot = figures.columns(first["bins"], series, x_label=x_label, y_label="clips (%)")
+    plot = partial(_draw_shares, categories=first["bins"], series=series, x_label=x_label)
     return Figure("label_coverage", "Label coverage", note, plot)

@@ -27,24 +27,24 @@ class Table:
 Column = tuple[str, bool, Callable[[Mapping[str, Any]], str]]  # header, numeric, cell of a row
 
 
-def percent(value: float | None, decimals: int = 2) -> str:
+def format_percent(value: float | None, decimals: int = 2) -> str:
     return MISSING if value is None else f"{100 * value:.{decimals}f}"
 
 
-def decimal(value: float | None, decimals: int = 3) -> str:
+def format_decimal(value: float | None, decimals: int = 3) -> str:
     return MISSING if value is None else f"{value:.{decimals}f}"
 
 
-def spread(value: float | None) -> str:
+def format_spread(value: float | None) -> str:
     """A standard deviation in points, to stand behind its mean; empty where there is none."""
     return "" if value is None else f" ± {100 * value:.2f}"
 
 
-def count(value: float | None) -> str:
+def format_count(value: float | None) -> str:
     return MISSING if value is None else f"{value:,.0f}"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """42 s, 1 min 35 s, 25 min, 2 h 13 min."""
     minutes, rest_seconds = divmod(round(seconds), 60)
     if not minutes:
@@ -55,7 +55,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest_seconds:02d} s" if minutes < 10 else f"{round(seconds / 60)} min"
 
 
-def _segments(row: Mapping[str, Any]) -> str:
+def _format_segments(row: Mapping[str, Any]) -> str:
     """Their length, and of those that overlap how far one is from the next."""
     seconds, hop = row.get("segment_seconds"), row.get("hop_seconds")
     length = MISSING if seconds is None else f"{seconds:g} s"
@@ -65,7 +65,7 @@ def _segments(row: Mapping[str, Any]) -> str:
 NOT_TOLD_APART = "not told apart"
 
 
-def interval(limits: Mapping[str, float]) -> str:
+def format_interval(limits: Mapping[str, float]) -> str:
     """Of a difference in mAP, in points; in words where it holds 0."""
     text = f"{100 * limits['low']:+.2f} to {100 * limits['high']:+.2f}"
     return text if excludes_zero(limits) else f"{text}, {NOT_TOLD_APART}"
@@ -75,7 +75,7 @@ def excludes_zero(limits: Mapping[str, float]) -> bool:
     return not limits["low"] <= 0 <= limits["high"]
 
 
-def notes(experiments: Sequence[Mapping[str, Any]]) -> list[str]:
+def list_notes(experiments: Sequence[Mapping[str, Any]]) -> list[str]:
     """What to know before believing the figures: "names: note", each note once."""
     by_note: dict[str, list[str]] = {}
     for experiment in experiments:
@@ -86,11 +86,6 @@ def notes(experiments: Sequence[Mapping[str, Any]]) -> list[str]:
         f"{'all experiments' if len(names) == every > 1 else ', '.join(names)}: {note}"
         for note, names in by_note.items()
     ]
-
-
-def shared_notes(experiments: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The notes that several runs of an experiment have, each once."""
-    return list(dict.fromkeys(note for entry in experiments for note in entry.get("notes", ())))
 
 
 # How they are called, by their keys in metrics.json; MEASURES are in percent.
@@ -104,7 +99,9 @@ def list_metrics(
     """Yields (name, value, the value as text) of those metrics of a metrics.json that are known."""
     for key, name in METRICS.items():
         if (value := metrics.get(key)) is not None:
-            text = f"{percent(value, percent_decimals)} %" if key in MEASURES else decimal(value)
+            text = format_decimal(value)
+            if key in MEASURES:
+                text = f"{format_percent(value, percent_decimals)} %"
             yield name, value, text
 
 
@@ -138,7 +135,7 @@ def _compare(experiment: Mapping[str, Any], results: Mapping[str, Any]) -> dict[
         other = next(others, None)
         if other is not None and name not in (reference, "teacher"):
             points = f"{100 * (value - other):+.2f}"
-            fields["gain"] = points + spread(experiment.get("gain_spread"))
+            fields["gain"] = points + format_spread(experiment.get("gain_spread"))
         if reported is not None:
             fields["over_paper"] = f"{100 * (value - reported):+.2f}"
     if results.get("measures"):
@@ -153,10 +150,10 @@ def _field(key: str, form: Callable[[Any], str] = str) -> Callable[[Mapping[str,
     return format_cell
 
 
-def suite_table(results: Mapping[str, Any]) -> Table:
+def make_suite_table(results: Mapping[str, Any]) -> Table:
     """Makes the table of a results.json; columns in which nothing is known are left out.
 
-    So is the number of evaluated clips when it is the same for all: see `coverage_note`.
+    So is the number of evaluated clips when it is the same for all: see `describe_clips`.
     """
     rows = [dict(row) | _compare(row, results) for row in results.get("experiments", [])]
     if len({row.get("num_clips") for row in rows}) <= 1:
@@ -166,30 +163,34 @@ def suite_table(results: Mapping[str, Any]) -> Table:
     columns: list[Column] = [
         ("experiment", False, _field("name")),
         ("labels", False, _field("label")),
-        ("segment", True, _segments),
-        ("mAP %", True, lambda row: percent(row.get("mAP")) + spread(row.get("mAP_spread"))),
+        ("segment", True, _format_segments),
+        (
+            "mAP %",
+            True,
+            lambda row: format_percent(row.get("mAP")) + format_spread(row.get("mAP_spread")),
+        ),
         ("measure", False, _field("measure")),
-        ("value %", True, _field("value", percent)),
+        ("value %", True, _field("value", format_percent)),
         (over, True, _field("gain")),
-        ("95 %", True, _field("interval", interval)),
-        ("paper %", True, _field("paper", percent)),
+        ("95 %", True, _field("interval", format_interval)),
+        ("paper %", True, _field("paper", format_percent)),
         ("vs paper", True, _field("over_paper")),
-        ("d'", True, _field("d_prime", decimal)),
-        ("paper d'", True, _field("paper_d_prime", decimal)),
-        ("AUC", True, _field("AUC", decimal)),
-        ("lwlrap", True, _field("lwlrap", decimal)),
-        ("mAP@3 %", True, _field("mAP_at_3", percent)),
-        *((name, True, _field(key, decimal)) for key, name in EVENT_METRICS.items()),
-        ("clips", True, _field("train_clips", count)),
-        ("segments", True, _field("train_segments", count)),
-        ("eval clips", True, _field("num_clips", count)),
-        ("steps", True, _field("steps", count)),
-        ("time", True, _field("seconds", duration)),
+        ("d'", True, _field("d_prime", format_decimal)),
+        ("paper d'", True, _field("paper_d_prime", format_decimal)),
+        ("AUC", True, _field("AUC", format_decimal)),
+        ("lwlrap", True, _field("lwlrap", format_decimal)),
+        ("mAP@3 %", True, _field("mAP_at_3", format_percent)),
+        *((name, True, _field(key, format_decimal)) for key, name in EVENT_METRICS.items()),
+        ("clips", True, _field("train_clips", format_count)),
+        ("segments", True, _field("train_segments", format_count)),
+        ("eval clips", True, _field("num_clips", format_count)),
+        ("steps", True, _field("steps", format_count)),
+        ("time", True, _field("seconds", format_duration)),
     ]
-    return _table(columns, rows)
+    return _make_table(columns, rows)
 
 
-def quality_table(qualities: Mapping[str, Mapping[str, Any]]) -> Table | None:
+def make_quality_table(qualities: Mapping[str, Mapping[str, Any]]) -> Table | None:
     """Makes the table of label sets: agreement with the true events, and how many labels.
 
     qualities: what label_quality.json holds, by experiment; None for none.
@@ -202,13 +203,17 @@ def quality_table(qualities: Mapping[str, Mapping[str, Any]]) -> Table | None:
         rows.insert(0, _flatten_quality("weak", {"statistics": statistics}, "weak"))
     columns: list[Column] = [
         ("labels", False, _field("name")),
-        ("segment", True, _segments),
-        ("mAP %", True, _field("soft_map", percent)),
-        ("weak mAP %", True, _field("weak_map", percent)),
-        ("per clip", True, _field("mean_labels", lambda value: decimal(value, 2))),
-        ("no label %", True, _field("share_without_labels", lambda value: percent(value, 1))),
+        ("segment", True, _format_segments),
+        ("mAP %", True, _field("soft_map", format_percent)),
+        ("weak mAP %", True, _field("weak_map", format_percent)),
+        ("per clip", True, _field("mean_labels", lambda value: format_decimal(value, 2))),
+        (
+            "no label %",
+            True,
+            _field("share_without_labels", lambda value: format_percent(value, 1)),
+        ),
     ]
-    return _table(columns, rows)
+    return _make_table(columns, rows)
 
 
 def _flatten_quality(name: str, quality: Mapping[str, Any], kind: str = "soft") -> dict[str, Any]:
@@ -222,7 +227,7 @@ def _flatten_quality(name: str, quality: Mapping[str, Any], kind: str = "soft") 
     }
 
 
-def _table(columns: Sequence[Column], items: Sequence[Mapping[str, Any]]) -> Table:
+def _make_table(columns: Sequence[Column], items: Sequence[Mapping[str, Any]]) -> Table:
     cells = [[cell(item) for item in items] for _, _, cell in columns]
     kept = [i for i, column in enumerate(cells) if i == 0 or set(column) - {MISSING, ""}]
     return Table(
@@ -232,7 +237,7 @@ def _table(columns: Sequence[Column], items: Sequence[Mapping[str, Any]]) -> Tab
     )
 
 
-def coverage_warning(
+def describe_other_clips(
     experiments: Sequence[Mapping[str, Any]], references: Mapping[str, str] | None = None
 ) -> str:
     """What to say when experiments were not evaluated on the same clips, else empty.
@@ -244,7 +249,7 @@ def coverage_warning(
         pairs = [
             [e for e in scored_experiments if e["name"] in pair] for pair in references.items()
         ]
-        return next(filter(None, map(coverage_warning, pairs)), "")
+        return next(filter(None, map(describe_other_clips, pairs)), "")
     hashes = {e["clip_ids_sha256"] for e in scored_experiments if e.get("clip_ids_sha256")}
     if len({e["num_clips"] for e in scored_experiments}) <= 1 and len(hashes) <= 1:
         return ""
@@ -255,10 +260,10 @@ def coverage_warning(
     )
 
 
-def coverage_note(experiments: Sequence[Mapping[str, Any]]) -> str:
+def describe_clips(experiments: Sequence[Mapping[str, Any]]) -> str:
     """On how many clips everything was evaluated; empty if unknown or not the same."""
     scored_experiments = [e for e in experiments if e.get("num_clips") is not None]
-    if not scored_experiments or coverage_warning(experiments):
+    if not scored_experiments or describe_other_clips(experiments):
         return ""
     digest = scored_experiments[0].get("clip_ids_sha256")
     which = f" (SHA-256 of their ids: {digest[:12]}…)" if digest else ""
@@ -268,14 +273,17 @@ def coverage_note(experiments: Sequence[Mapping[str, Any]]) -> str:
 def format_table(results: Mapping[str, Any]) -> str:
     """The suite's results as aligned plain text for a terminal; mAP in percent."""
     experiments, references = results.get("experiments", []), results.get("references")
-    parts = [format_plain(suite_table(results)), "" if references else coverage_note(experiments)]
-    if quality := quality_table(results.get("label_quality", {})):
+    parts = [
+        format_plain(make_suite_table(results)),
+        "" if references else describe_clips(experiments),
+    ]
+    if quality := make_quality_table(results.get("label_quality", {})):
         scored = " (mAP against the true events, segment by segment)"
         parts += [
             f"The labels themselves{scored * ('mAP %' in quality.header)}:",
             format_plain(quality),
         ]
-    if different := coverage_warning(experiments, references):
+    if different := describe_other_clips(experiments, references):
         parts.append(f"WARNING: {different}")
     return "\n\n".join(filter(None, parts))
 
@@ -318,11 +326,11 @@ def read_classes(path: pathlib.Path) -> list[dict[str, Any]]:
             return [
                 {
                     "class": row["class"],
-                    "AP": _float(row["AP"]),
-                    "AUC": _float(row["AUC"]),
+                    "AP": _parse_float(row["AP"]),
+                    "AUC": _parse_float(row["AUC"]),
                     "num_positives": int(row["num_positives"]),
                 }
-                | {key: _float(row[key]) for key in EVENT_METRICS if key in row}
+                | {key: _parse_float(row[key]) for key in EVENT_METRICS if key in row}
                 for row in csv.DictReader(file)
             ]
         except (KeyError, ValueError, TypeError) as error:
@@ -332,12 +340,12 @@ def read_classes(path: pathlib.Path) -> list[dict[str, Any]]:
             ) from error
 
 
-def _float(text: str) -> float | None:
+def _parse_float(text: str) -> float | None:
     value = float(text) if text else math.nan
     return None if math.isnan(value) else value
 
 
-def class_table(
+def make_class_table(
     runs: Mapping[str, Sequence[pathlib.Path]], best: str | None, reference: str
 ) -> list[ClassRow]:
     """Makes the rows of experiments, each with the folders of its runs: APs are means over these.
@@ -357,7 +365,9 @@ def class_table(
     for name, of_runs in tables.items():
         same = [rows for rows in of_runs if [row["class"] for row in rows] == shown]
         if same:
-            ap[name] = [_mean(row["AP"] for row in rows) for rows in zip(*same, strict=True)]
+            ap[name] = [
+                _compute_mean(row["AP"] for row in rows) for rows in zip(*same, strict=True)
+            ]
     table = []
     for number, row in enumerate(first):
         values = {experiment: means[number] for experiment, means in ap.items()}
@@ -368,6 +378,6 @@ def class_table(
     return sorted(table, key=lambda row: (row.gain is None, -(row.gain or 0), row.name))
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
+def _compute_mean(values: Iterable[float | None]) -> float | None:
     scored_values = [value for value in values if value is not None]
     return statistics.fmean(scored_values) if scored_values else None

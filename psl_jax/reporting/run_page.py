@@ -16,7 +16,7 @@ import jinja2
 from markupsafe import Markup
 
 from psl_jax.reporting import result_figures, result_tables
-from psl_jax.reporting.result_tables import decimal, percent, read_classes
+from psl_jax.reporting.result_tables import format_decimal, format_percent, read_classes
 from psl_jax.runtime import files
 from psl_jax.runtime.paths import path_of
 from psl_jax.runtime.run_files import CONFIG, LABEL_QUALITY, NOTES
@@ -40,25 +40,26 @@ def write_run_report(
     that differ from `defaults` (nested as the config). UserError naming the file if one is damaged.
     """
     run_dir = path_of(run_dir)
-    config, metrics = (_read(run_dir / name) for name in (CONFIG, METRICS))
-    quality, notes = _read(run_dir / LABEL_QUALITY), _read(run_dir / NOTES, list)
+    config, metrics, quality = (
+        files.find_json(run_dir / name) for name in (CONFIG, METRICS, LABEL_QUALITY)
+    )
     qualities = {"soft": quality} if quality else {}
     log, classes = read_log(run_dir), read_classes(run_dir / PER_CLASS)
     classes.sort(key=lambda row: (row["AP"] is None, -(row["AP"] or 0), row["class"]))
     averaged_steps = (metrics or {}).get("averaged_steps", ())
-    best = [p for p in result_figures.curve(log, VALIDATION_MAP) if p[0] in averaged_steps]
+    best = [p for p in result_figures.read_curve(log, VALIDATION_MAP) if p[0] in averaged_steps]
     context = {
         "title": str((config or {}).get("name") or run_dir.resolve().name),
         "tiles": _run_tiles(metrics or {}, log, best),
         "metrics": metrics,
-        "figures": result_figures.training(log, best),
+        "figures": result_figures.make_training_figures(log, best),
         "settings": _settings(config or {}, defaults),
         "marks_changes": defaults is not None,
         "classes": classes,
         "event_metrics": {k: v for k, v in EVENT_METRICS.items() if classes and k in classes[0]},
-        "quality_figures": result_figures.label_quality(qualities),
-        "quality_table": result_tables.quality_table(qualities),
-        "notes": notes or [],
+        "quality_figures": result_figures.make_label_figures(qualities),
+        "quality_table": result_tables.make_quality_table(qualities),
+        "notes": files.find_json(run_dir / NOTES, list) or [],
     }
     return render("run.html.jinja", run_dir / REPORT_NAME, context)
 
@@ -70,15 +71,15 @@ def _run_tiles(
     tiles = [(name, text, "") for name, _, text in result_tables.list_metrics(metrics)]
     if best:
         step, value = max(best, key=lambda p: p[1])
-        tiles.append(("best validation mAP", f"{percent(value)} %", f"at step {step:,}"))
+        tiles.append(("best validation mAP", f"{format_percent(value)} %", f"at step {step:,}"))
     if log:
         seconds = sum(  # a pause between two sittings is not training time
             gap
             for a, b in itertools.pairwise(log)
             if 0 < (gap := b.get("time", 0) - a.get("time", 0)) < 1800
         )
-        remark = f"in {result_tables.duration(seconds)}" if seconds >= 1 else ""
-        tiles.append(("steps", result_tables.count(log[-1]["step"]), remark))
+        remark = f"in {result_tables.format_duration(seconds)}" if seconds >= 1 else ""
+        tiles.append(("steps", result_tables.format_count(log[-1]["step"]), remark))
     return tiles
 
 
@@ -123,9 +124,9 @@ def fill_template(name: str, context: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "percent": percent,
-        "decimal": decimal,
-        "count": result_tables.count,
+        "percent": format_percent,
+        "decimal": format_decimal,
+        "count": result_tables.format_count,
         "urlquote": quote,
     }
     environment.globals |= {
@@ -139,8 +140,3 @@ def asset(name: str) -> Markup:
     """A style sheet or script of the templates, which goes into a page as it is."""
     path = pathlib.Path(__file__).with_name("templates") / name
     return Markup(path.read_text(encoding="utf-8"))
-
-
-def _read(path: pathlib.Path, kind: type = dict) -> Any:
-    """The value in a JSON file; None where there is none. Raises UserError for a damaged one."""
-    return files.read_json(path, kind) if path.exists() else None

@@ -38,7 +38,7 @@ def write(suite_dir: str | os.PathLike[str], results: Mapping[str, Any]) -> path
     references = results.get("references") or {}
     best = best_of(experiments, references)
     reference = references.get(best or "", reference)
-    classes = result_tables.class_table(runs, best, reference)
+    classes = result_tables.make_class_table(runs, best, reference)
     seeds = results.get("seeds") or []
     shown = _figures(results, runs)
     clips = audio_examples.read(suite_dir / results.get("clips", audio_examples.FOLDER))
@@ -52,17 +52,17 @@ def write(suite_dir: str | os.PathLike[str], results: Mapping[str, Any]) -> path
     context = {
         "title": str(results.get("name") or suite_dir.resolve().name),
         "tiles": _tiles(experiments, best, reference),
-        "table": result_tables.suite_table(results),
+        "table": result_tables.make_suite_table(results),
         "best": best,
         "reference": reference,
         "kind": _kind(experiments),
         "seeds": seeds,
         "folds": results.get("folds") or [],
         "links": links,
-        "warning": result_tables.coverage_warning(experiments, references),
-        "notes": result_tables.notes(experiments),
+        "warning": result_tables.describe_other_clips(experiments, references),
+        "notes": result_tables.list_notes(experiments),
         "coverage": next((e for e in experiments if e.get("num_clips") is not None), None),
-        "quality_table": result_tables.quality_table(results.get("label_quality", {})),
+        "quality_table": result_tables.make_quality_table(results.get("label_quality", {})),
         "classes": classes,
         "clips": clips,
         "clip_ticks": audio_examples.ticks,
@@ -81,10 +81,10 @@ def _figures(
     logs = {name: read_log(folders[0]) for name, folders in runs.items()}
     return {
         "figures": [
-            *result_figures.comparison(results.get("experiments", []), paper),
-            *result_figures.curves(logs, whose),
+            *result_figures.make_comparison(results.get("experiments", []), paper),
+            *result_figures.make_curve_figures(logs, whose),
         ],
-        "quality_figures": result_figures.label_quality(results.get("label_quality", {})),
+        "quality_figures": result_figures.make_label_figures(results.get("label_quality", {})),
     }
 
 
@@ -110,7 +110,7 @@ def _tiles(
 ) -> list[tuple[str, str, str]]:
     """(name, value, remark) of the headline numbers."""
     named = {e["name"]: e for e in experiments if e.get("mAP") is not None}
-    maps = {name: f"{result_tables.percent(e['mAP'])} %" for name, e in named.items()}
+    maps = {name: f"{result_tables.format_percent(e['mAP'])} %" for name, e in named.items()}
     tiles, best, base = [], named.get(best_name or ""), named.get(reference)
     if best:
         name = best["name"]

@@ -17,7 +17,7 @@ from psl_jax.runtime.errors import UnreachableError, UserError
 DATA_HELP = (  # what the argument DATA of commands is
     "folder of a prepared data set, or the --data_dir of psl-jax prepare where it holds only one"
 )
-_BUCKET = re.compile(r"(?:--?[\w.\-]+=)?((?:gs|gcs|s3|s3a|abfs|abfss|az|hdfs|oci)://.*)", re.DOTALL)
+_PLACE = re.compile(r"(?:--?[\w.\-]+=)?([\w+.\-]+://.*)", re.DOTALL)
 
 
 def run(
@@ -64,7 +64,9 @@ def run(
         elif message:
             with contextlib.suppress(OSError):  # the status counts, also where nobody reads
                 print(f"\n{message}", file=sys.stderr)
-        _exit(status or 1)
+        if not errors.has_joined_others():
+            sys.exit(status)
+        _exit_at_once(status or 1)  # JAX would first wait for the others
 
 
 def _explain(error: BaseException) -> tuple[str, int | None]:
@@ -88,7 +90,8 @@ def _explain(error: BaseException) -> tuple[str, int | None]:
     if isinstance(error, OSError) and not disk_errors.can_print():
         disk_errors.drop_output()
         return f"error: cannot write to standard output: {error.strerror}", 2
-    if (bucket_error := _of_a_bucket(error)) is not None:
+    buckets = sys.modules.get("psl_jax.runtime.buckets")
+    if buckets is not None and (bucket_error := buckets.error_within(error)) is not None:
         return _explain(bucket_error)
     if isinstance(error, OSError) and (error.filename or disk_errors.is_full(error)):
         # Of a file that is renamed, its new name.
@@ -103,7 +106,7 @@ def _explain(error: BaseException) -> tuple[str, int | None]:
         return (
             "another process of this run has ended or was killed: see its own messages; "
             f"{interrupts.KEPT}. {again}\n"
-            f"({type(error).__name__}: {str(error).splitlines()[0]:.200})"
+            f"({type(error).__name__}: {errors.first_line(error)})"
         ), interrupts.RESTART
     return "", None
 
@@ -127,7 +130,7 @@ def check_values(arguments: Sequence[str]) -> None:
 
 def check_places(arguments: Sequence[str], takes_buckets: bool) -> None:
     """Raises UserError where an argument is a place in a bucket that cannot be used."""
-    matches = filter(None, map(_BUCKET.fullmatch, arguments))
+    matches = filter(None, map(_PLACE.fullmatch, arguments))
     places = [match[1] for match in matches if paths.is_remote(match[1])]
     one_of_each_bucket = {tuple(place.split("/")[:3]): place for place in places}
     for place in one_of_each_bucket.values():
@@ -174,7 +177,7 @@ def add_setting(group: Any, owner: type, name: str, **changes: Any) -> None:
         shown = "none" if info.default == "" else info.default
         kwargs = {"default": info.default, "type": info.type, "choices": info.rule.choices or None}
     if info.type in (int, float):
-        kwargs["type"] = make_number_reader(name, info.type, info.rule)
+        kwargs["type"] = make_number_reader(name, info.type, **vars(info.rule))
     text = info.help if info.help[1].isupper() else info.help[0].lower() + info.help[1:]
     group.add_argument(f"--{name}", **({"help": add_default(text, shown)} | kwargs | changes))
 
@@ -198,12 +201,16 @@ def add_processes(parser: argparse.ArgumentParser) -> None:
     add("--process_id", type=int, metavar="I", help=f"number of this process, from 0 {of_job}")
 
 
-def make_number_reader(name: str, number_type: type, rule: settings.Rule) -> Callable[[str], Any]:
-    """Makes the `type` of a parser's option --NAME, int or float, which raises UserError."""
+def make_number_reader(name: str, number_type: type, **rule: Any) -> Callable[[str], Any]:
+    """Makes the `type` of a parser's option --NAME, int or float, which raises UserError.
+
+    rule: the fields of `settings.Rule`.
+    """
+    info = settings.SettingInfo(number_type, None, settings.Rule(**rule), "")
 
     def read(text: str) -> Any:
         value = number_type(text)
-        settings.check(name, value, settings.SettingInfo(number_type, None, rule, ""), "--")
+        settings.check(name, value, info, "--")
         return value
 
     read.__name__ = number_type.__name__  # as argparse calls it
@@ -216,20 +223,6 @@ def add_default(text: str, shown: object) -> str:
     return f"{text} (default: {meaning or shown})"
 
 
-def parse_arguments(
-    parser: argparse.ArgumentParser, arguments: Sequence[str]
-) -> argparse.Namespace:
-    """Parses a command line that begins with the program's name, as `run` gives it."""
-    return parser.parse_intermixed_args(arguments[1:])
-
-
-def _exit(status: int) -> None:
-    """Ends the process; one of several at once, as JAX would first wait for the others."""
-    if not errors.has_joined_others():
-        sys.exit(status)
-    _exit_at_once(status)
-
-
 def _exit_at_once(status: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
@@ -240,9 +233,3 @@ def _is_of_missing_devices(error: BaseException) -> bool:
     """Whether JAX raised it when it looked for its devices."""
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and frames[-1].filename.endswith("xla_bridge.py")
-
-
-def _of_a_bucket(error: BaseException) -> UserError | None:
-    """An error of the way to a bucket in words, where a library that reads there raised it."""
-    buckets = sys.modules.get("psl_jax.runtime.buckets")
-    return None if buckets is None else buckets.error_within(error)

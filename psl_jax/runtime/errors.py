@@ -25,6 +25,11 @@ class DamagedFileError(UserError, ValueError):
     """A file that does not hold what a file of its kind does. The message names it."""
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    return f"{(str(error).strip() or type(error).__name__).splitlines()[0]:.200}"
+
+
 # In the words of Gloo, NCCL and gRPC, and of JAX's coordinator, whose barriers Orbax waits at.
 _WORDS = (
     *("closed by peer", "reset by peer", "remote process exited", "Socket closed"),

@@ -103,6 +103,11 @@ def read_json(path: str | os.PathLike[str], form: type = dict) -> Any:
     return value
 
 
+def find_json(path: str | os.PathLike[str], form: type = dict) -> Any:
+    """The value of a JSON file, see `read_json`; None where there is no file."""
+    return read_json(path, form) if path_of(path).exists() else None
+
+
 def compute_sha256(path: str | os.PathLike[str]) -> str:
     """Of a file's contents, in hexadecimal digits. Raises OSError."""
     with path_of(path).open("rb") as file:

@@ -34,11 +34,13 @@ def restart_with_them() -> None:
 def is_command(name: str) -> bool:
     """Whether Python was started to run the command `name`: not by a notebook, script or runpy."""
     words = sys.orig_argv[1:]
-    while words and words[0].startswith("-") and words[0] not in ("-m", "-c", "-"):
+    while words and words[0].startswith("-") and words[0][-1] not in "mc-":
         words = words[1:]  # options of the interpreter
     is_script = bool(words) and pathlib.Path(words[0]).name == "psl-jax" and words[1:2] == [name]
-    modules = ["-m", f"psl_jax.{name}"], ["-m", "psl_jax", name]
-    return is_script or any(words[: len(module)] == module for module in modules)
+    is_module = bool(words) and words[0].startswith("-") and words[0].endswith("m")  # -m, -um
+    return is_script or (
+        is_module and (words[1:2] == [f"psl_jax.{name}"] or words[1:3] == ["psl_jax", name])
+    )
 
 
 def _would_help() -> bool:

@@ -109,9 +109,6 @@ class _ObjectOfRanges(io.RawIOBase):
         self._place = max(start + offset, 0)
         return self._place
 
-    def tell(self) -> int:
-        return self._place
-
     def readinto(self, buffer: Any) -> int:
         end = min(self._place + len(buffer), self._size)
         if end <= self._place:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from psl_jax.runtime import interrupts
+from psl_jax.runtime import errors, interrupts
 
 STOP, SAVE = "stop", "save"
 
@@ -98,7 +98,7 @@ class Peers:
             if not self._closing.is_set():
                 self._end(
                     "lost the other processes: process 0, or one that should have answered, is "
-                    f"gone ({str(error).splitlines()[0]:.200})"
+                    f"gone ({errors.first_line(error)})"
                 )
 
     def _give_and_look_for_signs(self) -> None:

@@ -50,8 +50,7 @@ RUN_FILES = (
 
 def read_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads the settings of the run in a folder; {}: none, as in a published folder."""
-    path = path_of(folder) / CONFIG
-    config: dict[str, Any] = files.read_json(path) if path.is_file() else {}
+    config: dict[str, Any] = files.find_json(path_of(folder) / CONFIG) or {}
     return {} if "auto_map" in config else config
 
 

@@ -122,11 +122,6 @@ def compute_clip_means(
 # --- Results --------------------------------------------------------------------------------------
 
 
-def mean_average_precision(scores: np.ndarray, index: ClipIndex) -> float:
-    """mAP of clip scores against the weak labels."""
-    return metrics.mean_average_precision(index.weak_labels(), scores)
-
-
 def write_results(
     run_dir: str | os.PathLike[str],
     index: ClipIndex,

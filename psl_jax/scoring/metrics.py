@@ -20,6 +20,7 @@ PER_CLASS_HEADER = ("class", "AP", "AUC", "num_positives")
 AUC_MARGIN = 1e-7
 
 _PAIRS_AT_ONCE = 8192
+_COLUMNS_AT_ONCE = 64
 
 
 # --- Per class ------------------------------------------------------------------------------
@@ -82,10 +83,10 @@ def _compute_ap_and_auc(
     return ap, auc
 
 
-def _columns(scores: np.ndarray, block: int = 64) -> Iterator[np.ndarray]:
+def _columns(scores: np.ndarray) -> Iterator[np.ndarray]:
     """The columns of `scores` as contiguous arrays, transposed a block at a time."""
-    for start in range(0, scores.shape[1], block):
-        yield from np.ascontiguousarray(scores[:, start : start + block].T)
+    for start in range(0, scores.shape[1], _COLUMNS_AT_ONCE):
+        yield from np.ascontiguousarray(scores[:, start : start + _COLUMNS_AT_ONCE].T)
 
 
 # --- Over classes or clips ------------------------------------------------------------------

@@ -112,6 +112,8 @@ class Scorer:
     ):
         """network: arrays of the host. count_padding, gives: see `make_score_function`."""
         self.mesh = parallel.local_mesh(num_devices)
+        platform, num_devices = parallel.platform_of(self.mesh), self.mesh.size
+        self.where = f"{num_devices} {platform} device{'s' * (num_devices > 1)}"
         self.network = parallel.replicate(network, self.mesh)
         self._programs = {
             padded: scoring_program(
@@ -119,12 +121,6 @@ class Scorer:
             )
             for padded in (False, True)
         }
-
-    @property
-    def where(self) -> str:
-        """Its devices, for people."""
-        platform = parallel.platform_of(self.mesh)
-        return f"{self.mesh.size} {platform} device{'s' * (self.mesh.size > 1)}"
 
     def fitting(self, batch_size: int, seconds: float) -> int:
         """`batch_size`, or the next larger one that divides evenly over the devices.
@@ -176,6 +172,10 @@ def compute_ahead(
 
     made = parallel.prefetch(batches, put)
     for batch, result in parallel.compute_in_order(made, program, alone=mesh.size == 1):
-        is_real = batch["weight"] > 0
-        rows = {name: values[is_real] for name, values in batch.items()}
-        yield rows, parallel.local_rows(result)[is_real]
+        yield select_real_rows(batch), parallel.local_rows(result)[batch["weight"] > 0]
+
+
+def select_real_rows(batch: Batch) -> Batch:
+    """Leaves out rows of weight 0."""
+    is_real = batch["weight"] > 0
+    return {name: values[is_real] for name, values in batch.items()}

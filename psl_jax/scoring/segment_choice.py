@@ -36,11 +36,11 @@ class ChosenSegment(NamedTuple):
     present: tuple[int, ...] = ()  # of the classes those whose label reaches the threshold
 
 
-def draw_candidates(num_segments: int, seed: int = 0) -> np.ndarray:
+def draw_candidates(num_segments: int) -> np.ndarray:
     """Numbers of the segments that are scored, ascending."""
     if num_segments <= MOST_CANDIDATES:
         return np.arange(num_segments)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     return np.sort(rng.choice(num_segments, MOST_CANDIDATES, replace=False))
 
 
@@ -71,7 +71,6 @@ def choose_useful(
     *,
     thresholds: np.ndarray,
     random_share: float,
-    seed: int = 0,
 ) -> list[ChosenSegment]:
     """Orders segments `numbers` [n] by use, with a share at random.
 
@@ -88,7 +87,7 @@ def choose_useful(
     mean = (label + score) / 2
     useful = mean * (1 - label) + (1 - mean) * label
     weights = 1 / np.sqrt(mean.sum(axis=0))  # a rare class needs its few segments
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     at_random = rng.permutation(len(numbers)).tolist()
     in_order = _order_by_use(useful, weights).tolist()
     chosen: list[ChosenSegment] = []

@@ -19,17 +19,11 @@ _MAX_MEDIAN_FILTER = 9999  # rows, nearly an hour
 
 @dataclasses.dataclass(frozen=True)
 class EventSettings:
-    """Settings that define an event.
+    """Settings that define an event. Raises UserError for values out of range."""
 
-    Attributes:
-      threshold: an event lasts while the score is at least this: one number, or one for each class.
-      median_filter: length in rows (of 0.32 s) of the median filter that is applied to the scores
-        first; odd; 1: no filter.
-
-    Raises UserError for values out of range.
-    """
-
+    # An event lasts while the score is at least this: one number, or one for each class.
     threshold: float | tuple[float, ...] = DEFAULT_THRESHOLD
+    # Length of the median filter of the scores, an odd number of rows (of 0.32 s); 1: no filter.
     median_filter: int = 1
 
     def __post_init__(self) -> None:

@@ -41,17 +41,11 @@ class Input:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FileTags(Tags):
-    """The tags of a file, whose scores over time lie on disk.
-
-    Attributes:
-      input: the file.
-      found_events: events of the settings with which it was tagged, sorted by onset.
-      high_hertz: highest frequency that the file can hold: half of its rate, at most 8 kHz.
-    """
+    """The tags of a file, whose scores over time lie on disk."""
 
     input: Input
-    found_events: list[Event]
-    high_hertz: float = SAMPLE_RATE / 2
+    found_events: list[Event]  # of the settings with which it was tagged, by onset
+    high_hertz: float = SAMPLE_RATE / 2  # highest frequency that file and model have
 
 
 @dataclasses.dataclass(frozen=True)

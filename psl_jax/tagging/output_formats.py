@@ -228,16 +228,13 @@ class OutputFolder:
     Somebody may tag recordings of the same name one after the other into the same folder: then the
     list shows that an output belongs to another file. A bucket has no list, as nothing can be
     appended there.
-
-    Attributes:
-      paths: the output path of each input.
     """
 
     RECORD = ".psl_jax-tag"
 
     def __init__(self, folder: str, inputs: Sequence[Input], ending: str):
         """Raises UserError where an output exists already and belongs to another file."""
-        self.paths = choose_output_paths(folder, inputs, ending)
+        self.paths = choose_output_paths(folder, inputs, ending)  # of each input
         self._record = None if is_remote(folder) else pathlib.Path(folder) / self.RECORD
         self._sources = _read_record(self._record)
         for item, path in self.paths.items():

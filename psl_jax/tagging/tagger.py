@@ -67,16 +67,11 @@ _Windows = list[tuple[int, Window]]  # with the number of the waveform that each
 
 @dataclasses.dataclass(frozen=True)
 class ScoredRows:
-    """Rows [n, values] of waveform number `source` that became complete.
-
-    Attributes:
-      timeline: gives the length and the score of the waveform so far.
-      is_last: whether no more rows follow.
-    """
+    """Rows [n, values] of waveform number `source` that became complete."""
 
     source: int
     rows: np.ndarray
-    timeline: Timeline
+    timeline: Timeline  # gives the length and the score of the waveform so far
     is_last: bool
 
 

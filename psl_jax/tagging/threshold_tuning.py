@@ -48,11 +48,6 @@ class Counts:
         """Computes F1 [classes, candidates] at each threshold; 0 where nothing is true or found."""
         return _compute_f1(self.true, self.all)
 
-    def compute_joint_f1(self) -> np.ndarray:
-        """Computes F1 [candidates] of all classes' counts together."""
-        counts = (x.sum(axis=0, keepdims=True) for x in (self.true, self.all))
-        return np.asarray(_compute_f1(*counts)[0])
-
     @property
     def num_true(self) -> np.ndarray:
         """Number of true rows or clips of each class [classes]."""
@@ -67,19 +62,14 @@ def _compute_f1(true_counts: np.ndarray, all_counts: np.ndarray) -> np.ndarray:
 
 
 class TuningResult(NamedTuple):
-    """The result of tuning.
+    """The result of tuning; arrays are [classes]."""
 
-    unit: "rows" or "clips", what F1 counts; num_true: [classes], how many of them have each class.
-    thresholds, f1, f1_default: [classes], the thresholds, F1 with them, and with DEFAULT_THRESHOLD.
-    common: the threshold that is best for all classes together; classes without clips get it.
-    """
-
-    unit: str
-    num_true: np.ndarray
+    unit: str  # "rows" or "clips", what F1 counts
+    num_true: np.ndarray  # how many of them have each class
     thresholds: np.ndarray
-    f1: np.ndarray
-    f1_default: np.ndarray
-    common: float
+    f1: np.ndarray  # with the thresholds
+    f1_default: np.ndarray  # with DEFAULT_THRESHOLD
+    common: float  # threshold that is best for all classes together; those without clips get it
 
     @property
     def has_clips(self) -> np.ndarray:
@@ -89,19 +79,17 @@ class TuningResult(NamedTuple):
 
 def tune(counts: Counts, unit: str) -> TuningResult:
     """Finds the threshold of best F1 for each class; of equally good ones the middle one."""
-    best = [_choose_best(f1) for f1 in counts.compute_f1()]
-    common = _choose_best(counts.compute_joint_f1())
+    f1 = counts.compute_f1()
+    best = [_choose_best(of_class) for of_class in f1]
+    of_all = (x.sum(axis=0, keepdims=True) for x in (counts.true, counts.all))
+    common = _choose_best(_compute_f1(*of_all)[0])
     thresholds = np.where(counts.num_true > 0, best, common)
-    default_f1 = compute_f1_at(counts, np.full(len(best), DEFAULT_THRESHOLD))
-    return TuningResult(
-        unit, counts.num_true, thresholds, compute_f1_at(counts, thresholds), default_f1, common
+    default = np.full(len(best), DEFAULT_THRESHOLD)
+    f1_with, f1_default = (  # each threshold is in CANDIDATES
+        f1[np.arange(len(f1)), np.searchsorted(CANDIDATES, values - 1e-9)]
+        for values in (thresholds, default)
     )
-
-
-def compute_f1_at(counts: Counts, thresholds: np.ndarray) -> np.ndarray:
-    """Computes F1 [classes] with the thresholds [classes], each of which is in CANDIDATES."""
-    places = np.searchsorted(CANDIDATES, thresholds - 1e-9)
-    return counts.compute_f1()[np.arange(len(thresholds)), places]
+    return TuningResult(unit, counts.num_true, thresholds, f1_with, f1_default, common)
 
 
 def _choose_best(f1: np.ndarray) -> float:

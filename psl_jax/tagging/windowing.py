@@ -27,28 +27,17 @@ LONGEST_LEAD = SAMPLE_RATE
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """Consecutive samples of a waveform that go through the network at once.
+    """Consecutive samples of a waveform that go through the network at once."""
 
-    Attributes:
-      audio: int16, or float32 in [-1, 1]: [samples], or [ticks, 2] at 32 kHz.
-      onset: number of its first sample in the waveform; negative for the reflection before it.
-      end: number of the sample where it ends; of the last window, where the waveform ends.
-      size: length of the array to compute it in, with room for the reflection.
-      first_frame, stop_frame: the output frames to be used.
-      num_settled: number of rows of the grid that no later window adds to.
-      is_last: whether no window follows.
-      is_inside: whether it holds no reflection, so that it counts in the waveform's score.
-    """
-
-    audio: np.ndarray
-    onset: int
-    end: int
-    size: int
-    first_frame: int
+    audio: np.ndarray  # int16, or float32 in [-1, 1]: [samples], or [ticks, 2] at 32 kHz
+    onset: int  # number of its first sample in the waveform; negative for the reflection before it
+    end: int  # number of the sample where it ends; of the last window, where the waveform ends
+    size: int  # length of the array to compute it in, with room for the reflection
+    first_frame: int  # of the output frames to be used
     stop_frame: int
-    num_settled: int = 0
+    num_settled: int = 0  # rows of the grid that no later window adds to
     is_last: bool = False
-    is_inside: bool = True
+    is_inside: bool = True  # holds no reflection, so that it counts in the waveform's score
 
     def write(self, row: np.ndarray) -> None:
         """Fills `row`, float32 zeros [size] or [size, 2], with the audio and its reflection."""
@@ -164,13 +153,10 @@ class Timeline:
 
     A row is the mean of the frames centred within 0.16 s of its time. Those in the middle of their
     segment weigh more than those at its ends, where the network has audio on one side only.
-
-    Attributes:
-      seconds: length of the waveform so far.
     """
 
     def __init__(self) -> None:
-        self.seconds = 0.0
+        self.seconds = 0.0  # length of the waveform so far
         self._start = 0  # number of the first row that is not complete
         self._sums = self._weights = self._total = np.zeros(0)
         self._num_segments = 0

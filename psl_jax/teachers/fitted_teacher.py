@@ -20,7 +20,7 @@ import optax
 from psl_jax.runtime import files, progress
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring import metrics
-from psl_jax.teachers.teacher import Teacher, map_scores
+from psl_jax.teachers.teacher import Teacher, is_path, map_scores
 
 FORMAT = 1
 _MIN_PROBABILITY = 3e-8  # for a stored 0: half of float16's smallest number
@@ -121,7 +121,7 @@ def _open_tagger(
 ) -> Teacher:
     """Opens a tagger where the file says, or else one of the same name beside the file."""
     kind, where = tagger["kind"], tagger["where"]
-    if kind not in ("python", "transformers") and not os.path.exists(where):
+    if is_path(kind, where) and not os.path.exists(where):
         where = os.path.join(os.path.dirname(path), os.path.basename(where))
         if not os.path.exists(where):
             raise UserError(
@@ -154,7 +154,6 @@ def fit(
     *,
     penalties: Sequence[float] = PENALTIES,
     num_folds: int = FOLDS,
-    seed: int = 0,
 ) -> FitResult:
     """Fits a logistic regression for each class to features [clips, features].
 
@@ -165,12 +164,11 @@ def fit(
         class's weights. They are tried from the largest down until the mAP on held-out clips falls,
         and the best is taken.
       num_folds: number of folds of the clips; each fold is held out once.
-      seed: seed of the folds.
     """
     mean = features.mean(axis=0, dtype=np.float64)
     deviation = np.maximum(features.std(axis=0, dtype=np.float64), _MIN_DEVIATION)
     scaled = ((features - mean) / deviation).astype(np.float32)
-    fold_of_clip = np.random.default_rng(seed).permutation(len(features)) % num_folds
+    fold_of_clip = np.random.default_rng(0).permutation(len(features)) % num_folds
     training_weights = [(fold_of_clip != number).astype(np.float32) for number in range(num_folds)]
     data = jax.device_put((scaled, labels.astype(np.float32)))
     fold_values = [_make_start(labels[weight > 0], scaled.shape[1]) for weight in training_weights]

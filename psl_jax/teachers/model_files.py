@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from psl_jax.networks import class_lists
-from psl_jax.runtime import files
+from psl_jax.runtime import errors, files
 from psl_jax.runtime.errors import MissingPackageError, UserError
 from psl_jax.runtime.settings import check, list_settings, setting
 from psl_jax.teachers.teacher import (
@@ -206,8 +206,9 @@ def _open_onnx(file: pathlib.Path, description: Description) -> Runtime:
             os.fspath(file), options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # its own kinds of errors, for damaged files of any kind
-        reason = f"{error}".partition("\n")[0]
-        raise UserError(f"{file} cannot be opened by onnxruntime: {reason}") from error
+        raise UserError(
+            f"{file} cannot be opened by onnxruntime: {errors.first_line(error)}"
+        ) from error
     inputs, outputs = session.get_inputs(), [tensor.name for tensor in session.get_outputs()]
     dtype = inputs[0].type if inputs else "nothing"
     _check_input([tensor.name for tensor in inputs], dtype, file)
@@ -244,13 +245,13 @@ def _open_tflite(file: pathlib.Path, description: Description) -> Runtime:
             if signature.min(initial=1) < 1:
                 # Free sizes are 1 until they are known: too few samples for a front end.
                 trial_shape = np.where(signature < 1, description.rate, signature)
-                trial_shape[0] = 1
+                if len(trial_shape) > 1:
+                    trial_shape[0] = 1  # the batch
                 interpreter.resize_tensor_input(source["index"], trial_shape)
             interpreter.allocate_tensors()
             idle_interpreters.put(interpreter)
     except Exception as error:
-        reason = f"{error}".partition("\n")[0]
-        raise UserError(f"{file} cannot be opened as TFLite: {reason}") from error
+        raise UserError(f"{file} cannot be opened as TFLite: {errors.first_line(error)}") from error
     inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
     dtype = np.dtype(source["dtype"]).name
     _check_input([tensor["name"] for tensor in inputs], dtype, file)

@@ -33,6 +33,7 @@ from psl_jax.scoring.settings import RelabelSettings
 from psl_jax.teachers.teacher import (
     Teacher,
     check_scores,
+    is_path,
     make_opener,
     make_quiet_noise,
     make_teacher,
@@ -72,8 +73,7 @@ def parse_name(name: str | os.PathLike[str]) -> TeacherName:
 def find_missing(name: str | os.PathLike[str]) -> str | None:
     """The file or folder of a name, where it does not exist."""
     kind, where = parse_name(name)
-    is_found = kind in ("python", "transformers") or path_of(where).exists()
-    return None if is_found else where
+    return where if is_path(kind, where) and not path_of(where).exists() else None
 
 
 def load_teacher(name: TeacherName, *, trust_remote_code: bool = False) -> Teacher:
@@ -185,9 +185,9 @@ def _load_function(where: str) -> Teacher:
     )
 
 
-def list_classes(name: str | os.PathLike[str], settings: RelabelSettings) -> tuple[str, ...]:
+def list_classes(name: str | os.PathLike[str], *, trust_remote_code: bool) -> tuple[str, ...]:
     """The classes of the teacher of a name. Raises UserError."""
-    return load_teacher(parse_name(name), trust_remote_code=settings.trust_remote_code).classes
+    return load_teacher(parse_name(name), trust_remote_code=trust_remote_code).classes
 
 
 def open_teacher(

@@ -19,7 +19,7 @@ from psl_jax.scoring.evaluation import AnySegmentation
 from psl_jax.scoring.scorer import SegmentScorer
 from psl_jax.scoring.settings import RelabelSettings
 from psl_jax.teachers import open_teacher
-from psl_jax.teachers.teacher import Teacher, map_scores
+from psl_jax.teachers.teacher import Teacher, is_path, map_scores
 from psl_jax.teachers.transformers_teacher import is_repository
 
 MODEL_HELP = (
@@ -93,7 +93,7 @@ def open_task(arguments: argparse.Namespace) -> Task:
     source, settings = _open_source(arguments), _make_settings(arguments)
     name = arguments.model
     if not source.index.classes:
-        classes = open_teacher.list_classes(name, settings)
+        classes = open_teacher.list_classes(name, trust_remote_code=settings.trust_remote_code)
         source = source.with_index(source.index.with_classes(classes))
     teacher = open_teacher.open_teacher(name, source.index.classes, settings)
     return Task(teacher, source, _read_segmentation(arguments, teacher, source), settings)
@@ -107,9 +107,8 @@ def open_raw_task(arguments: argparse.Namespace) -> tuple[Task, dict[str, str]]:
     source, settings = _open_source(arguments), _make_settings(arguments)
     name = open_teacher.parse_name(arguments.model)
     teacher = open_teacher.load_teacher(name, trust_remote_code=settings.trust_remote_code)
-    is_download = name.kind == "transformers" and is_repository(name.where)
-    is_path = name.kind != "python" and not is_download
-    place = os.path.abspath(name.where) if is_path else name.where
+    is_folder = name.kind == "transformers" and not is_repository(name.where)
+    place = os.path.abspath(name.where) if is_folder or is_path(*name) else name.where
     segmentation = _read_segmentation(arguments, teacher, source)
     checked = map_scores(teacher, lambda scores: scores)
     description = {"kind": name.kind, "where": place, "digest": teacher.digest}

@@ -18,7 +18,8 @@ from psl_jax.runtime import files, parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.ordered_map import ordered_map
 from psl_jax.scoring.relabeling import TeacherIdentity
-from psl_jax.scoring.scorer import CPU_BATCH, SegmentScorer
+from psl_jax.scoring.scorer import CPU_BATCH, SegmentScorer, select_real_rows
+from psl_jax.weights.load_model import HUB
 
 AUDIOSET_SECONDS = 10.0  # taggers of AudioSet are trained on clips of this length
 _DEFAULT_RULE = LabelRule()
@@ -47,6 +48,11 @@ class Teacher:
     def make_scorer(self, rule: LabelRule = _DEFAULT_RULE) -> SegmentScorer:
         """Makes a scorer of segments on this process's devices."""
         return self.open_scorer(rule)
+
+
+def is_path(kind: str, where: str) -> bool:
+    """Whether a teacher is named by a file or folder; others are imported or downloaded."""
+    return kind not in ("python", "transformers") and not where.startswith(HUB)
 
 
 def make_teacher(
@@ -80,13 +86,7 @@ class MappedScorer:
         """function: maps scores [n, classes of the teacher] to [n, classes]."""
         self._name, self._function = teacher.name, function
         self._scorer = teacher.make_scorer(rule)
-
-    @property
-    def where(self) -> str:
-        return self._scorer.where
-
-    def fitting(self, batch_size: int, seconds: float) -> int:
-        return self._scorer.fitting(batch_size, seconds)
+        self.where, self.fitting = self._scorer.where, self._scorer.fitting
 
     def __call__(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, np.ndarray]]:
         for batch, scores in self._scorer(batches):
@@ -173,7 +173,7 @@ class HostScorer:
                 )
                 return batch, self._compute_scores(waveforms, pool)
 
-            real_batches = parallel.prefetch(batches, _select_real_rows)
+            real_batches = parallel.prefetch(batches, select_real_rows)
             yield from ordered_map(score, real_batches, self._batches_at_once, ahead=1)
 
     def _make_waveform(self, audio: np.ndarray, num_valid: int) -> np.ndarray:
@@ -216,11 +216,6 @@ def make_opener(
         return HostScorer(run, rate, rule, takes_batches=takes_batches)
 
     return open_scorer
-
-
-def _select_real_rows(batch: Batch) -> Batch:
-    is_real = batch["weight"] > 0
-    return {name: values[is_real] for name, values in batch.items()}
 
 
 def cut_windows(values: np.ndarray, window_size: int, *, hop: int) -> np.ndarray:

@@ -18,7 +18,7 @@ import numpy as np
 
 from psl_jax.data.label_manifest import LabelRule
 from psl_jax.networks import class_lists
-from psl_jax.runtime import files
+from psl_jax.runtime import errors, files
 from psl_jax.runtime.errors import MissingPackageError, UserError
 from psl_jax.runtime.settings import flatten
 from psl_jax.scoring.scorer import CPU_BATCH
@@ -172,8 +172,9 @@ def _open_model(folder: str, place: str, trust_remote_code: bool) -> tuple[Any, 
                 "it, and if you trust it give --trust_remote_code, in an experiment "
                 "--config.relabel.trust_remote_code"
             ) from error
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(f"transformers:{place} is no audio classifier: {reason}") from error
+        raise UserError(
+            f"transformers:{place} is no audio classifier: {errors.first_line(error)}"
+        ) from error
     # Only training masks the spectrogram: many published files lack its vector.
     missing = sorted(key for key in loading["missing_keys"] if "masked_spec_embed" not in key)
     if missing:

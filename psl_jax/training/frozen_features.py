@@ -20,12 +20,8 @@ from psl_jax.networks.architecture import (
 from psl_jax.networks.convolutions import product
 from psl_jax.networks.folding import FoldedNetwork
 from psl_jax.runtime import parallel, progress
-from psl_jax.scoring.evaluation import (
-    AnySegmentation,
-    compute_clip_means,
-    mean_average_precision,
-    score_batches,
-)
+from psl_jax.scoring.evaluation import AnySegmentation, compute_clip_means, score_batches
+from psl_jax.scoring.metrics import mean_average_precision
 from psl_jax.scoring.scorer import Scorer, compute_ahead
 from psl_jax.training.step import Recipe, features_program
 
@@ -109,7 +105,7 @@ def make_validation(
 
         num_classes = arrays["kernel"].shape[-1]
         means = compute_clip_means(source.index, cut, score, num_classes=num_classes)
-        return mean_average_precision(means, source.index)
+        return mean_average_precision(source.index.weak_labels(), means)
 
     return validate
 

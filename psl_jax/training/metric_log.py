@@ -15,7 +15,7 @@ from typing import Any
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import is_remote, path_of
-from psl_jax.runtime.run_files import CONFIG, LOG_ID
+from psl_jax.runtime.run_files import LOG_ID, read_config
 from psl_jax.training.loggers import LOGGERS, LoggedRun, Logger, parse_loggers
 
 LOG_NAME = "train_log.jsonl"
@@ -134,7 +134,7 @@ def _describe_run(place: pathlib.Path, folder: pathlib.Path, resume_step: int) -
         name=place.name,
         identity=(place / LOG_ID).read_text(),
         resume_step=resume_step,
-        config=files.read_json(place / CONFIG) if (place / CONFIG).exists() else {},
+        config=read_config(place),
     )
 
 

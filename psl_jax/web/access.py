@@ -14,18 +14,12 @@ _bearer = HTTPBearer(scheme_name="token", auto_error=False)
 
 @dataclasses.dataclass(frozen=True)
 class Access:
-    """Rules for who may use the service.
+    """Rules for who may use the service."""
 
-    Attributes:
-      local: answers only to the names of this machine, `host` among them.
-      token: token that requests must carry; "": none.
-      origins: other web pages that may use the API, such as https://example.org.
-    """
-
-    local: bool = True
+    local: bool = True  # it answers only to the names of this machine, `host` among them
     host: str = "127.0.0.1"
-    token: str = ""
-    origins: tuple[str, ...] = ()
+    token: str = ""  # that requests must carry; "": none
+    origins: tuple[str, ...] = ()  # other pages that may use the API, such as https://example.org
 
     @property
     def host_names(self) -> list[str]:

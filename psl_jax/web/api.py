@@ -128,9 +128,7 @@ def make_routes(service: Service, uploads: Uploads, access: Access) -> APIRouter
         thresholds = service.settings.get_threshold_by_class(service.tagger.labels)
         return Labels(
             model=service.tagger.info.name,
-            labels=[
-                Label(label=name, threshold=threshold) for name, threshold in thresholds.items()
-            ],
+            labels=[Label(label=name, threshold=value) for name, value in thresholds.items()],
             settings=make_default_settings(service),
         )
 

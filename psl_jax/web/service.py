@@ -70,21 +70,12 @@ class Job:
 
 
 class Service:
-    """Works on uploads, one at a time.
-
-    Attributes:
-      tagger: the model.
-      segmentation: how files are cut.
-      settings: settings of events for requests without their own.
-    """
+    """Works on uploads, one at a time."""
 
     def __init__(
-        self,
-        tagger: Tagger,
-        segmentation: Segmentation,
-        settings: EventSettings,
-        limits: Limits,
+        self, tagger: Tagger, segmentation: Segmentation, settings: EventSettings, limits: Limits
     ):
+        """settings: of events, for requests without their own."""
         self.tagger, self.segmentation = tagger, segmentation
         self.settings, self.limits = settings, limits
         # It has its own thread: the server's threads answer other requests meanwhile.

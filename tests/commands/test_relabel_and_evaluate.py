@@ -133,6 +133,10 @@ def test_events_beside_those_of_another_tagger(folder, tmp_path, capsys):
         f"file,onset,offset,label,score\n{first}.wav,0.5,1.5,class 0,0.7\n"
         f"{second},0.2,1,class 1,0.9\n{second},0.2,1,class 0,0.3\n"
     )
+    (tmp_path / "again").mkdir()
+    again = shutil.copy(table, tmp_path / "again")
+    with pytest.raises(UserError, match="other is the name of another tagger"):
+        run(evaluate, *arguments, f"--scores={table}", f"--scores={again}", "--dry_run")
     run(evaluate, *arguments, "--events", f"--scores={table}")
     printed = capsys.readouterr().out
     assert "PSDS1" in printed and "the lowest score in the table is 0.3" in printed
@@ -229,6 +233,7 @@ def test_labels_are_made_as_the_options_say(folder, tmp_path):
         (("--segment_seconds=ten",), "expected training, whole, or seconds"),
         (("--split=nowhere",), "no split 'nowhere'; its splits are"),
         (("--scores=none.csv",), "none.csv is not there"),
+        (("--scores=same.csv",), "same is the name of another tagger"),
         (("--median_filter=7",), "--median_filter smooths what --events evaluates"),
         (("--batch_size=-1",), "--batch_size is -1, expected a number at least 0"),
         (("--batch_size=2000000000",), "--batch_size=2000000000 takes more than "),

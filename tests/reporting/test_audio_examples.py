@@ -14,7 +14,7 @@ import synthetic_data
 import tagging
 from selenium.webdriver.support.wait import WebDriverWait
 
-from psl_jax.audio.segments import Segmentation
+from psl_jax.audio.segments import Segmentation, by_ticks
 from psl_jax.reporting import audio_examples, suite_page
 from psl_jax.runtime import files
 
@@ -47,14 +47,17 @@ def test_clips_are_evenly_spread():
         assert audio_examples.choose_evenly(count).tolist() == chosen
 
 
+def _decode(url):
+    content = base64.b64decode(url.partition(",")[2])
+    return soundfile.read(io.BytesIO(content), dtype="int16")
+
+
 def test_what_is_heard_is_the_clip(kept):
     folder, index, _, audio = kept
     about = audio_examples.read(folder)
     assert [clip["id"] for clip in about["clips"]] == [index.ids[c] for c in (0, 1, 3, 5, 7)]
     for clip, number in zip(about["clips"], (0, 1, 3, 5, 7), strict=True):
-        sound, rate = soundfile.read(
-            io.BytesIO(base64.b64decode(clip["flac"].partition(",")[2])), dtype="int16"
-        )
+        sound, rate = _decode(clip["flac"])
         assert rate == 16_000
         np.testing.assert_array_equal(sound, audio[number])
         assert clip["seconds"] == len(audio[number]) / 16_000
@@ -111,6 +114,18 @@ def test_a_long_clip_is_cut(tmp_path, monkeypatch):
     audio_examples.write(tmp_path, source, {"psl1s": labels}, "weak", tagging.tagger())
     (clip,) = audio_examples.read(tmp_path)["clips"]
     assert {entry["name"] for entry in clip["classes"]} == shown
+
+
+def test_clips_at_32_khz_sound_as_long_as_they_are(tmp_path):
+    index = synthetic_data.make_index([1], 32_000, [[0]], 6)
+    index = dataclasses.replace(index, classes=tagging.LABELS, sample_rate=32_000)
+    samples = tagging.recording(4.0)
+    source = synthetic_data.MemorySource(index, [by_ticks(samples, 32_000)])
+    audio_examples.write(tmp_path, source, {}, "weak", tagging.tagger())
+    (clip,) = audio_examples.read(tmp_path)["clips"]
+    sound, rate = _decode(clip["flac"])
+    assert rate == 32_000 and clip["seconds"] == len(sound) / rate == 2.0
+    np.testing.assert_array_equal(sound, samples)
 
 
 def test_many_classes_leave_room_for_those_that_count():

@@ -1,6 +1,7 @@
 """A suite's figures: their numbers, and the files beside the report."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 import re
@@ -31,7 +32,7 @@ def test_figures_2_and_3_are_shares_of_the_clips():
     soft, weak, both = [0, 1, 1, 2, 3, 4, 2, 0], [2, 4, 3, 2, 4, 5, 2, 0], [0, 1, 1, 1, 3, 4, 2, 0]
     statistics = metrics.summarize_labels(np.array([soft, weak, both]))
     quality = json.loads(json.dumps({"statistics": statistics}))
-    per_clip, coverage = result_figures.label_quality({"psl1s": quality})
+    per_clip, coverage = result_figures.make_label_figures({"psl1s": quality})
     axes = plotted(per_clip)
     assert [text.get_text() for text in axes.get_xticklabels()] == list("012345")
     assert {bars.get_label(): [bar.get_height() for bar in bars] for bars in axes.containers} == {
@@ -76,7 +77,7 @@ def test_damaged_scores_are_named(tmp_path):
 def test_classes_of_all_experiments_side_by_side(suite):
     folder, results = suite
     runs = {e["name"]: [folder / d for d in e["run_dirs"]] for e in results["experiments"]}
-    table = result_tables.class_table(runs, "psl2s", "weak")
+    table = result_tables.make_class_table(runs, "psl2s", "weak")
     kept = {n: [evaluation.read_scores(d) for d in dirs] for n, dirs in runs.items()}
     for row in table:
         c = kept["weak"][0]["classes"].tolist().index(row.name)
@@ -94,7 +95,7 @@ def test_classes_of_all_experiments_side_by_side(suite):
         assert row.ap == pytest.approx(ap) and row.gain == pytest.approx(ap["psl2s"] - ap["weak"])
     gains = [row.gain for row in table if row.gain is not None]
     assert gains == sorted(gains, reverse=True)
-    assert result_tables.class_table({"x": [folder / "nothing"]}, "x", "weak") == []
+    assert result_tables.make_class_table({"x": [folder / "nothing"]}, "x", "weak") == []
 
 
 def test_a_suite_leaves_a_png_of_each_figure(suite):
@@ -111,12 +112,13 @@ def test_curves_of_all_runs_together():
         "psl2s": [{"step": s, "loss": 2 / s} for s in range(1, 50)],
         "none": [],
     }
-    validation, loss = result_figures.curves(logs, " Of seed 4.")
+    validation, loss = result_figures.make_curve_figures(logs, " Of seed 4.")
     assert len(plotted(validation).lines) == 1
     axes = plotted(loss)
     assert [line.get_label() for line in axes.lines] == ["weak", "psl2s"]
     assert axes.get_title() == "loss (logarithmic)"
-    assert loss.note.endswith(" Of seed 4.") and result_figures.curves({"none": []}) == []
+    assert loss.note.endswith(" Of seed 4.")
+    assert result_figures.make_curve_figures({"none": []}) == []
 
 
 # --- Drawing --------------------------------------------------------------------------------------
@@ -135,7 +137,8 @@ def texts(figure: figures.Figure) -> list[str]:
 @pytest.mark.parametrize("points", [[(0, 1.0)], [(0, 1.0), (5, 1.0)], [(1, 1e-7), (2, 5e4)], []])
 def test_lines_of_few_points_and_of_extreme_ones(points, log_y):
     series = [figures.Series(NASTY, points, marks=points[:1]), figures.Series("other", points, 1)]
-    plot = figures.lines(series, x_label="x", y_label="$y$", log_y=log_y)
+    named = {"x_label": "x", "y_label": "$y$", "log_y": log_y}
+    plot = functools.partial(figures.draw_lines, series=series, **named)
     figure = figures.Figure("f", NASTY, "", plot)
     assert {"x", "$y$", NASTY, "other"} <= set(texts(figure))
 
@@ -146,17 +149,20 @@ def test_bars_of_zeros_of_long_names_and_of_none():
         figures.Bar(NASTY, None),
         figures.Bar("z", 0.2, 3, reference=0.1),
     ]
-    figure = figures.Figure("f", "t", "", figures.bars(bars, x_label="x"))
+    plot = functools.partial(figures.draw_bars, bars=bars, x_label="x")
+    figure = figures.Figure("f", "t", "", plot)
     named = {"x" * 33 + "…", NASTY, "z", "0.00", "not scored", "0.20", "paper"}
     assert named <= set(texts(figure))
-    columns = [("a", [0.0, 0.0], 0)]
-    plot = figures.columns("pq", columns, x_label="x", y_label="y")
+    series = [("a", [0.0, 0.0], 0)]
+    plot = functools.partial(
+        figures.draw_columns, categories="pq", series=series, x_label="x", y_label="y"
+    )
     assert {"p", "q"} <= set(texts(figures.Figure("f", "t", "", plot)))
 
 
 def test_number():
     texts = {0.05: "0.05", 800: "800", 15e3: "15k", 2e6: "2M", 8e-5: "8e-5"}
-    assert {value: figures.number(value) for value in texts} == texts
+    assert {value: figures.format_number(value) for value in texts} == texts
 
 
 def test_figures_have_the_colours_of_the_page():
@@ -182,6 +188,6 @@ def test_figures_have_the_colours_of_the_page():
 
 def test_lines_of_many_experiments_differ_in_colour_or_in_style():
     names = [f"student {i}" for i in range(16)]
-    numbers = result_figures.colours(["teacher", "weak", *names]).values()
+    numbers = result_figures.choose_colours(["teacher", "weak", *names]).values()
     looks = [(figures.colour_of(number), figures.line_style_of(number)) for number in numbers]
     assert len(set(looks)) == len(looks)

@@ -132,8 +132,8 @@ def test_run_report_holds_everything(tmp_path):
     page = Page(path)
     assert_self_contained(page)
     for expected in (
-        result_tables.percent(summary["mAP"]),
-        result_tables.decimal(summary["d_prime"]),
+        result_tables.format_percent(summary["mAP"]),
+        result_tables.format_decimal(summary["d_prime"]),
         summary["clip_ids_sha256"],
         "29 scored; 1 without a positive clip",
         "learning_rate 0.0001",
@@ -148,7 +148,7 @@ def test_run_report_holds_everything(tmp_path):
         assert expected in page.text, expected
     for name, ap, _, _ in rows:
         assert name in page.text
-        assert result_tables.percent(ap) in page.text
+        assert result_tables.format_percent(ap) in page.text
     assert "not evaluated" not in page.text.lower()
     assert "alert(1)</script>" not in page.source and page.tags.count("script") == 1
     charts = [d for d in page.drawings if d.get("class") == "chart"]
@@ -277,8 +277,8 @@ def test_plain_table(results):
     ]
     assert lines[8] == "Evaluated on 1,234 clips (SHA-256 of their ids: abababababab…)."
     quality = results["label_quality"]["psl5s"]["segment_mAP"]
-    assert result_tables.percent(quality["soft"]) in lines[-2]
-    assert result_tables.percent(quality["weak"]) in lines[-2]
+    assert result_tables.format_percent(quality["soft"]) in lines[-2]
+    assert result_tables.format_percent(quality["weak"]) in lines[-2]
 
 
 def test_intervals_and_spreads(results):
@@ -305,4 +305,4 @@ def test_label_quality_without_true_events(tmp_path):
 def test_durations():
     durations = {0: "0 s", 59.6: "1 min 00 s", 95: "1 min 35 s"}
     durations |= {1500: "25 min", 8000: "2 h 13 min"}
-    assert {x: result_tables.duration(x) for x in durations} == durations
+    assert {x: result_tables.format_duration(x) for x in durations} == durations

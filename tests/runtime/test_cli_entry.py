@@ -327,9 +327,10 @@ def test_every_flag_says_what_it_is_and_its_default(command, monkeypatch):
             assert "default: " in action.help or "(required" in action.help, action.dest
 
 
-def test_the_former_module_of_a_command_says_the_new_form_and_runs_it():
+@pytest.mark.parametrize("option", ["-m", "-um"])
+def test_the_former_module_of_a_command_says_the_new_form_and_runs_it(option):
     done = subprocess.run(
-        [sys.executable, "-m", "psl_jax.tag", "--help"],
+        [sys.executable, option, "psl_jax.tag", "--help"],
         env=os.environ | {"PYTHONPATH": str(places.ROOT)},
         capture_output=True,
         text=True,

@@ -62,6 +62,7 @@ def test_only_where_kernel_and_c_library_can_be_asked(
     [
         ("python -m psl_jax.main --config x", True),
         ("python -I -m psl_jax main --config x", True),
+        ("python -um psl_jax.main --config x", True),
         ("/bin/python3 /opt/bin/psl-jax main --config x", True),
         ("python -m ipykernel_launcher -f kernel.json", False),  # %run -m psl_jax.main
         ("python script.py -m psl_jax.main", False),  # runpy

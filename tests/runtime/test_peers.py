@@ -106,6 +106,20 @@ def test_a_process_that_is_in_no_loop_ends_all(processes, monkeypatch):
     assert all("by a signal" in why for _, why in ended)
 
 
+def test_an_error_without_a_message_ends_a_process(processes, monkeypatch):
+    ended = []
+    monkeypatch.setattr(peers.Peers, "_end", lambda self, why: ended.append(why))
+
+    def fail(folder):
+        raise RuntimeError
+
+    monkeypatch.setattr(processes[0]._client, "key_value_dir_get", fail)  # which all share
+    deadline = time.monotonic() + 60
+    while len(ended) < COUNT and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(ended) == COUNT and all("gone (RuntimeError)" in why for why in ended)
+
+
 def test_to_save_is_left_out_where_a_process_is_in_no_loop(processes):
     processes[0].pass_boundary(1, 3)
     processes[0].ask(peers.SAVE)

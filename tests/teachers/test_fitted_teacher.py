@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import synthetic_data
+import tagging
 from scipy import optimize
 from small_teachers import write_onnx
 
@@ -12,6 +13,7 @@ from psl_jax.commands import evaluate, fit
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring import metrics
 from psl_jax.teachers import fitted_teacher, open_teacher, teacher
+from psl_jax.weights import load_model
 
 LENGTHS = [16_000, 20_000] * 20
 
@@ -141,6 +143,15 @@ def test_files_may_move_together_and_others_are_refused(folder, tmp_path):
         (tmp_path / "f.npz").write_bytes(damaged)
         with pytest.raises(UserError, match="expected a file that psl-jax fit wrote"):
             load(tmp_path / "f.npz")
+
+
+def test_the_tagger_may_lie_on_a_hub(folder, tmp_path, monkeypatch):
+    saved = tagging.save(tmp_path / "run")
+    monkeypatch.setattr(load_model, "fetch", lambda address: saved)
+    path = tmp_path / "f.npz"
+    run(fit, "hf://some-one/small", folder / "data", f"--out={path}")
+    fitted = open_teacher.load_teacher(open_teacher.TeacherName("fitted", str(path)))
+    assert fitted.classes == ("class 0", "class 1")
 
 
 def test_what_is_wrong_is_told_before_anything_is_scored(folder, tmp_path, monkeypatch, capsys):

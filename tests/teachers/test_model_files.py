@@ -12,6 +12,7 @@ from psl_jax.data.label_manifest import LabelRule
 from psl_jax.data.segment_loader import reflect_end
 from psl_jax.exporting.formats import FORMATS, describe
 from psl_jax.runtime.errors import UserError
+from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
 from psl_jax.teachers import open_teacher
 from psl_jax.teachers.teacher import cut_windows
 
@@ -146,6 +147,25 @@ def test_a_list_beside_the_file_names_its_classes(tmp_path):
             assert load("onnx", path).classes == tuple(names)
     with pytest.raises(UserError, match="has 2 classes, and the list of them has 1"):
         load("onnx", path)
+
+
+def test_a_tflite_file_may_take_samples_without_a_batch(tmp_path):
+    pytest.importorskip("ai_edge_litert")
+    tf = tensorflow_quietly()
+    kernel = np.random.default_rng(0).standard_normal((400, 1, 2)).astype(np.float32) / 10
+
+    @tf.function(input_signature=[tf.TensorSpec([None])])
+    def tag(samples):
+        frames = tf.nn.conv1d(samples[None, :, None], kernel, 160, "VALID")
+        return tf.sigmoid(tf.reduce_mean(frames, axis=1))
+
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([tag.get_concrete_function()], tag)
+    (tmp_path / "t.tflite").write_bytes(converter.convert())
+    (tmp_path / "t.tflite.classes.csv").write_text("label\nDog\nCat\n")
+    batch = make_quiet_batch(8000, 2)
+    waves = batch["audio"] / np.float32(32_768)
+    found = scores_of(load("tflite", tmp_path / "t.tflite"), batch)
+    np.testing.assert_allclose(found, np.concatenate([tag(wave) for wave in waves]), atol=1e-6)
 
 
 def test_damaged_and_missing_files_are_refused(tmp_path):

@@ -24,6 +24,7 @@ def test_names(tmp_path, monkeypatch):
     assert open_teacher.find_missing("mn:a.pt") == "a.pt"
     assert open_teacher.find_missing("python:m:f") is None
     assert open_teacher.find_missing("a+b") is None
+    assert open_teacher.find_missing("hf://USER/NAME") is None
     for bad in ("mn:", ""):
         with pytest.raises(UserError, match="expected a run folder, or one of"):
             open_teacher.parse_name(bad)

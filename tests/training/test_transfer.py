@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_experiments
+from ml_collections import ConfigDict
 from small_experiments import CLASSES, save_model, settings
 
 from psl_jax import UserError
+from psl_jax import config as config_lib
 from psl_jax.experiments import suite, training_steps
 from psl_jax.experiments.experiment import Experiment
 from psl_jax.experiments.run_folder import OtherRunError
@@ -94,19 +96,18 @@ def test_a_frozen_network_needs_a_start(data, tmp_path):
         Experiment(asked, tmp_path / "run", data_dir=str(data)).check()
 
 
-def test_from_scratch_is_the_same_network(data, tmp_path):
+def test_from_scratch_is_the_same_network(tmp_path):
     start = save_model(tmp_path / "start", CLASSES)
-    asked = {
-        "finetuned": settings(data, init_from=str(start)),
-        "scratch": settings(data, model={"width": 1.0}),
-    }
-    starts = {str(start): load_model(start)}
-    found = suite.with_networks_of_starts(asked, starts, init_from=str(start))
+    config = config_lib.base()
+    config.experiments = ConfigDict(
+        {"finetuned": {"init_from": str(start)}, "scratch": {"init_from": ""}}
+    )
+    alone, starts = suite.read_experiments(config)  # nothing says that they belong together
+    assert alone["scratch"].model.width == 1.0 and list(starts) == [str(start)]
+    config.init_from = str(start)
+    found, _ = suite.read_experiments(config)
     assert found["scratch"].model.width == 0.1 and found["scratch"].frontend.top_db == 80.0
-    alone = suite.with_networks_of_starts(
-        asked, starts, init_from=""
-    )  # nothing says that they belong together
-    assert alone["scratch"] == asked["scratch"] and alone["finetuned"] == found["finetuned"]
+    assert alone["finetuned"] == found["finetuned"]
 
 
 def test_no_model_to_start_from_names_the_setting(data, tmp_path):
