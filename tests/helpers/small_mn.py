@@ -20,10 +20,14 @@ def random_state(classes, width, seed=0):
         MN.create(classes, width, seed=seed)[1], MN, has_extras=False
     )
     for name, array in state.items():
-        if name.endswith("running_var"):
-            state[name] = rng.uniform(0.5, 2, array.shape).astype(np.float32)
+        is_scale = array.ndim == 1 and name.endswith("weight")
+        if is_scale or name.endswith("running_var"):
+            state[name] = rng.uniform(0.5, 1.5, array.shape).astype(np.float32)
         elif array.ndim == 1:
             state[name] = rng.normal(0, 0.3, array.shape).astype(np.float32)
         elif "fc" in name or "classifier" in name:
-            state[name] = array * 20
+            state[name] = array * (20 if "fc" in name else 8)
+        else:  # so that what comes out differs with the audio
+            deviation = (1.5 / array[0].size) ** 0.5
+            state[name] = rng.normal(0, deviation, array.shape).astype(np.float32)
     return state

@@ -220,7 +220,7 @@ def test_training_hears_no_padding_and_the_folded_network_is_the_module(shallow_
     expected = run(None)
     folded = MN.fold(variables, "sigmoid")
     found = jax.jit(lambda x: frame_probabilities(folded, x, JaxOperations()))(logmel)
-    assert found.shape == (3, 1, 5) and np.std(found) > 1e-3
+    assert found.shape == (3, 1, 5) and found.std(axis=(0, 1)).min() > 1e-4
     np.testing.assert_allclose(found, expected, 0, 2e-6)
     valid = np.array([40, 20, 40])
     shorter = np.asarray(run(valid))
