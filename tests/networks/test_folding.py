@@ -37,7 +37,7 @@ def test_the_folded_network_gives_the_same_probabilities():
         return folding.frame_probabilities(folded, logmel, folding.JaxOperations())
 
     folded = mobilenetv2.fold(variables)
-    assert np.std(expected) > 1e-3
+    assert expected.std(axis=(0, 1)).min() > 5e-5  # over time
     np.testing.assert_allclose(run(folded, logmel), expected, atol=2e-6)
     assert len(jax.tree.leaves(folded)) == 2 * (
         3 + sum(3 - (b.expand is None) for b in folded.blocks)
