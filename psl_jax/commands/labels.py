@@ -30,18 +30,8 @@ from psl_jax.data.soft_labels import (
     write_resegmented,
 )
 from psl_jax.data.source import Source, open_folder
-from psl_jax.label_files import (
-    huggingface_folder,
-    importing,
-    published_formats,
-    table_formats,
-)
-from psl_jax.label_files.label_file import (
-    LabelFile,
-    Options,
-    missing_library_errors,
-    plain_errors,
-)
+from psl_jax.label_files import huggingface_folder, importing, published_formats, table_formats
+from psl_jax.label_files.label_file import LabelFile, Options, missing_library_errors, plain_errors
 from psl_jax.networks.class_lists import match_classes, read_classes
 from psl_jax.runtime import cli_entry, disk_errors, files
 from psl_jax.runtime.errors import UserError

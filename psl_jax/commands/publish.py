@@ -21,7 +21,7 @@ from psl_jax import exporting
 from psl_jax.commands import export
 from psl_jax.exporting import check
 from psl_jax.exporting.formats import load_torch
-from psl_jax.networks.trained_model import DEFAULT_THRESHOLD, Model
+from psl_jax.networks.trained_model import Model
 from psl_jax.reporting import model_card
 from psl_jax.runtime import disk_errors, distributed, files
 from psl_jax.runtime.errors import MissingPackageError, UserError
@@ -124,9 +124,7 @@ def publish(
     except MissingPackageError as error:
         missing.append(f"without model.onnx: {error}")
     written["labels.csv"] = "classes and thresholds"
-    tuned = model.info.thresholds
-    thresholds = tuned.values if tuned else [DEFAULT_THRESHOLD] * len(model.classes)
-    rows = zip(range(len(thresholds)), model.classes, thresholds, strict=True)
+    rows = zip(range(len(model.classes)), model.classes, model.thresholds.values, strict=True)
     files.write_csv(folder / "labels.csv", ("index", "label", "threshold"), rows)
     for file, what in _EVALUATION.items():
         if (pathlib.Path(run) / file).exists():

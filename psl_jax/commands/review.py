@@ -141,8 +141,7 @@ def _choose(
     scores = np.zeros((len(numbers), len(classes)), np.float32)
     scores[:, is_in_model] = segment_choice.score_segments(model, segments, numbers)
     thresholds = np.full(len(classes), DEFAULT_THRESHOLD)
-    if model.info.thresholds:
-        thresholds[is_in_model] = model.info.thresholds.values
+    thresholds[is_in_model] = model.thresholds.values
     return segment_choice.choose_useful(
         numbers,
         scores,

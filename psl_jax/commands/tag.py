@@ -43,10 +43,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
     parser = tagging_cli.make_parser("tag", __doc__ or "")
     parser.add_argument(
-        "files",
-        metavar="FILE",
-        nargs="*",
-        help="audio file, folder, or - for standard input",
+        "files", metavar="FILE", nargs="*", help="audio file, folder, or - for standard input"
     )
     parser.add_argument(
         "--list_labels",

@@ -209,6 +209,11 @@ class Model:
         return self.info.classes
 
     @property
+    def thresholds(self) -> Thresholds:
+        """Those that were tuned, else DEFAULT_THRESHOLD for each class."""
+        return self.info.thresholds or Thresholds((DEFAULT_THRESHOLD,) * len(self.classes))
+
+    @property
     def folded(self) -> FoldedNetwork:
         """The network for inference."""
         folded: FoldedNetwork = self.info.architecture.fold(self.variables, self.info.output)

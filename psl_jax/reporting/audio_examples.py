@@ -107,10 +107,7 @@ def make_soft_output(labels: SoftLabels, name: str, clip: int, num_samples: int)
 
 
 def describe_clip(
-    clip: int,
-    index: ClipIndex,
-    audio: np.ndarray,
-    outputs: Sequence[Output],
+    clip: int, index: ClipIndex, audio: np.ndarray, outputs: Sequence[Output]
 ) -> dict[str, Any]:
     """Describes a clip as JSON: the lanes of its classes, each with spans (onset, offset, value).
 

@@ -6,13 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from psl_jax.reporting import (
-    audio_examples,
-    figures,
-    result_figures,
-    result_tables,
-    run_page,
-)
+from psl_jax.reporting import audio_examples, figures, result_figures, result_tables, run_page
 from psl_jax.reporting.figures import Figure
 from psl_jax.runtime.paths import path_of
 from psl_jax.training.metric_log import read_log

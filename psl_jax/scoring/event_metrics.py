@@ -244,11 +244,7 @@ def _compute_curve(
 
 
 def _count_hits(
-    candidates: _Candidates,
-    true: _Events,
-    pairs: np.ndarray,
-    overlap: np.ndarray,
-    share: float,
+    candidates: _Candidates, true: _Events, pairs: np.ndarray, overlap: np.ndarray, share: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Thresholds at which true events begin (+1) or cease (-1) to be found: two arrays [n].
 

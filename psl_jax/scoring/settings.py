@@ -22,8 +22,7 @@ class EvaluateSettings:
     )
     batch_size: int = operational(0, least=0, help=_BATCH_SIZE)
     events: bool = evaluation(
-        False,
-        help="Also compute PSDS, segment F1 and event F1 against the split's events",
+        False, help="Also compute PSDS, segment F1 and event F1 against the split's events"
     )
 
     def seconds(self, training: float) -> float | None:

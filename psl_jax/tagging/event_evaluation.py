@@ -41,7 +41,7 @@ def describe_settings(model: Model, median_filter: int | None) -> dict[str, Any]
     """What the results depend on besides model and data, for metrics.json. Raises UserError."""
     tuned = model.info.thresholds
     if median_filter is None:
-        median_filter = 1 if tuned is None else tuned.median_filter
+        median_filter = model.thresholds.median_filter
     EventSettings(median_filter=median_filter)
     digest = None if tuned is None else files.json_digest(tuned.values)
     return {"median_filter": median_filter, "thresholds": digest}

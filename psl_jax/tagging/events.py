@@ -70,10 +70,6 @@ class EventSettings:
             self.median_filter if median_filter is None else median_filter,
         )
 
-    def get_thresholds(self, num_classes: int) -> np.ndarray:
-        """Returns the thresholds of the classes, float32 [classes], as scores are."""
-        return np.broadcast_to(np.asarray(self.threshold, np.float32), num_classes)
-
 
 def check_number(name: str, value: Any) -> None:
     """Raises UserError, naming the argument, where its value is no number."""
@@ -101,7 +97,7 @@ def find_events(
     rows: np.ndarray, settings: EventSettings, labels: Sequence[str], seconds: float
 ) -> list[Event]:
     """Finds the events of a recording of `seconds`, by onset, in its scores [rows, classes]."""
-    thresholds = settings.get_thresholds(len(labels))
+    thresholds = np.broadcast_to(np.asarray(settings.threshold, np.float32), len(labels))
     events = []
     for first in range(0, len(labels), _CLASSES_AT_ONCE):  # rows of hours may lie on disk
         scores = smooth_rows(rows[:, first : first + _CLASSES_AT_ONCE], settings.median_filter)

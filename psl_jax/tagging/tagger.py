@@ -32,7 +32,7 @@ from psl_jax.networks.folding import (
     scores_and_embeddings,
 )
 from psl_jax.networks.mobilenetv2 import FRAME_SAMPLES
-from psl_jax.networks.trained_model import DEFAULT_THRESHOLD, Model
+from psl_jax.networks.trained_model import Model
 from psl_jax.runtime import parallel
 from psl_jax.runtime.errors import UserError
 from psl_jax.tagging.events import Tags, check_number
@@ -98,9 +98,8 @@ class Tagger:
 
     def __init__(self, model: Model):
         self.labels = self.model_labels = model.classes
-        tuned = model.info.thresholds
-        self.thresholds = (DEFAULT_THRESHOLD,) * len(self.labels) if tuned is None else tuned.values
-        self.median_filter = 1 if tuned is None else tuned.median_filter
+        self.thresholds = model.thresholds.values
+        self.median_filter = model.thresholds.median_filter
         self.info = model.info
         self.front_end = model.info.front_end
         tagging_seconds = model.info.architecture.tagging_seconds
@@ -258,11 +257,7 @@ class Tagger:
         return scores
 
     def run(
-        self,
-        sources: Iterable[Blocks],
-        segmentation: Segmentation,
-        *,
-        embeddings: bool = False,
+        self, sources: Iterable[Blocks], segmentation: Segmentation, *, embeddings: bool = False
     ) -> Iterator[ScoredRows | ReadFailure]:
         """Runs the network over many waveforms, in batches across them and in bounded memory.
 

@@ -10,13 +10,7 @@ from psl_jax.data import batches
 from psl_jax.data.segment_loader import Batch, Segments
 from psl_jax.data.source import Source
 from psl_jax.data.training_order import TrainingOrder
-from psl_jax.networks.architecture import (
-    OUTPUTS,
-    FrontEnd,
-    Network,
-    Variables,
-    clip_probabilities,
-)
+from psl_jax.networks.architecture import OUTPUTS, FrontEnd, Network, Variables, clip_probabilities
 from psl_jax.networks.convolutions import product
 from psl_jax.networks.folding import FoldedNetwork
 from psl_jax.runtime import parallel, progress
@@ -35,12 +29,7 @@ def num_bytes(
 
 
 def compute_features(
-    network: Network,
-    variables: Variables,
-    *,
-    recipe: Recipe,
-    segments: Segments,
-    batch_size: int,
+    network: Network, variables: Variables, *, recipe: Recipe, segments: Segments, batch_size: int
 ) -> np.ndarray:
     """Features float32 [segments, frames, channels] of a split, as a step would make them.
 

@@ -140,13 +140,16 @@ class Service:
     def decode(self, job: Job) -> IO[bytes]:
         """Decodes a file to a WAV, which any browser plays. Raises RefusedError."""
         blocks = limit_blocks(open_blocks(job.path), self._find_max_seconds(job))
-        with _open_temporary_file() as target, self._refuse_undecodable(job):
-            form = (SAMPLE_RATE, 1, "PCM_16")
+        form = (SAMPLE_RATE, 1, "PCM_16")
+        with contextlib.ExitStack() as undo, self._refuse_undecodable(job):
+            target = undo.enter_context(tempfile.TemporaryFile())
             with soundfile.SoundFile(target, "w", *form, format="WAV") as file:
                 for block in blocks():
                     job.check()
                     file.write(block)
-        return target
+            target.seek(0)
+            undo.pop_all()  # only an error closes it
+            return target
 
     def _find_max_seconds(self, job: Job) -> float:
         """Finds the length in seconds up to which a file is accepted: less at high data rates."""
@@ -170,16 +173,6 @@ class Service:
             return RefusedError(413, f"{job.name} is too long. {limit}; {ELSEWHERE}", error.kind)
         message = f"{job.name} cannot be tagged: {error.kind} ({error.detail.rstrip('.')})."
         return RefusedError(415, message, error.kind)
-
-
-@contextlib.contextmanager
-def _open_temporary_file() -> Iterator[IO[bytes]]:
-    """Opens a file to be written within `with`, and read behind it; an error closes it."""
-    with contextlib.ExitStack() as undo:
-        file = undo.enter_context(tempfile.TemporaryFile())
-        yield file
-        file.seek(0)
-        undo.pop_all()
 
 
 # --- Data for the page ------------------------------------------------------------------------

@@ -49,10 +49,7 @@ class Uploads:
         }
 
     async def answer(
-        self,
-        request: Request,
-        form: type[Form],
-        work: Callable[[Job, Form], Response],
+        self, request: Request, form: type[Form], work: Callable[[Job, Form], Response]
     ) -> Response:
         """Answers a request by `work` on its file. Raises RefusedError.
 
