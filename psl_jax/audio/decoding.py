@@ -52,8 +52,8 @@ class Audio:
         return not self.samples.any()
 
 
-def decode(file: AudioFile, max_seconds: float | None = None, rate: int = SAMPLE_RATE) -> Audio:
-    """Decodes any file that libsndfile or FFmpeg reads, cut to `max_seconds` (None: all of it).
+def decode(file: AudioFile, max_seconds: float = math.inf, rate: int = SAMPLE_RATE) -> Audio:
+    """Decodes any file that libsndfile or FFmpeg reads, cut to `max_seconds`.
 
     Channels are averaged and other rates resampled with soxr HQ; values past full scale saturate.
     16 kHz mono 16-bit sources come out bit for bit. Memory is bounded by the result.
@@ -63,7 +63,6 @@ def decode(file: AudioFile, max_seconds: float | None = None, rate: int = SAMPLE
     middle, which FFmpeg finds, is "damaged".
     """
     with _open_reader(file) as reader:
-        max_seconds = math.inf if max_seconds is None else max_seconds
         samples, is_cut = _collect(reader.blocks(), reader.rate, max_seconds, rate)
         reader.check(max_seconds, whole=not is_cut)
         check_length(len(samples))
@@ -154,15 +153,9 @@ def _choose_reader(file: IO[bytes], is_ours: bool) -> Reader:
     return FFmpegReader(file)
 
 
-def make_audio(
-    samples: np.ndarray,
-    source_rate: int,
-    max_seconds: float | None = None,
-    rate: int = SAMPLE_RATE,
-) -> Audio:
+def make_audio(samples: np.ndarray, source_rate: int, max_seconds: float, rate: int) -> Audio:
     """Makes the Audio, at `rate`, of mono int16 [samples] at `source_rate` Hz; or DecodeError."""
     check_form(source_rate, 1)
-    max_seconds = math.inf if max_seconds is None else max_seconds
     audio, is_cut = _collect(iter([samples]), source_rate, max_seconds, rate)
     check_length(len(audio))
     return Audio(audio, is_cut, len(samples) / source_rate)

@@ -18,7 +18,6 @@ RATES = (SAMPLE_RATE, 2 * SAMPLE_RATE)  # of audio
 # of audio followed by padding say nothing.
 MIN_SEGMENT_SECONDS = 0.5
 
-
 # A frame of the front end reaches so far past the end of the audio: half its window.
 REFLECTED_SAMPLES = 256
 

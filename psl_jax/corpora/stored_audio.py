@@ -9,13 +9,14 @@ import collections
 import dataclasses
 import functools
 import io
+import math
 import threading
 from typing import Any
 
 import numpy as np
 
 from psl_jax.audio.decoding import Audio, check_length, decode, decode_blocks, make_audio
-from psl_jax.audio.readers import DecodeError
+from psl_jax.audio.readers import DecodeError, format_one_line
 from psl_jax.audio.segments import SAMPLE_RATE, tick_shape
 from psl_jax.runtime.paths import is_remote, open_ranges
 
@@ -33,7 +34,7 @@ class FileAudio:
 
     path: str
 
-    def decode(self, max_seconds: float | None, rate: int = SAMPLE_RATE) -> Audio:
+    def decode(self, max_seconds: float = math.inf, rate: int = SAMPLE_RATE) -> Audio:
         return decode(self.path, max_seconds, rate)
 
 
@@ -45,7 +46,7 @@ class RecordingPart:
     first: int
     count: int
 
-    def decode(self, max_seconds: float | None, rate: int = SAMPLE_RATE) -> Audio:
+    def decode(self, max_seconds: float = math.inf, rate: int = SAMPLE_RATE) -> Audio:
         with _opening:
             recording = _open_recording(self.path, rate)
         samples = recording.read(self.first, self.count)
@@ -61,13 +62,13 @@ class TarAudio:
     offset: int
     size: int
 
-    def decode(self, max_seconds: float | None, rate: int = SAMPLE_RATE) -> Audio:
+    def decode(self, max_seconds: float = math.inf, rate: int = SAMPLE_RATE) -> Audio:
         try:
             with open_ranges(self.path) as file:
                 file.seek(self.offset)
                 content = file.read(self.size)
         except OSError as error:
-            raise DecodeError("unreadable", f"{self.path}: {error.strerror}") from error
+            raise DecodeError("unreadable", f"{self.path}: {format_one_line(error)}") from error
         if content is None or len(content) < self.size:
             raise DecodeError("truncated", f"{self.path} ends inside it")
         return decode(io.BytesIO(content), max_seconds, rate)
@@ -82,7 +83,7 @@ class ParquetAudio:
     group: int
     row: int
 
-    def decode(self, max_seconds: float | None, rate: int = SAMPLE_RATE) -> Audio:
+    def decode(self, max_seconds: float = math.inf, rate: int = SAMPLE_RATE) -> Audio:
         try:
             with _opening:
                 group = _parquet_group(self.path, self.column, self.group)
@@ -109,12 +110,12 @@ class Hdf5Audio:
     rate: int  # of the samples, Hz
     seconds: float | None = None  # where zeros begin that only pad the row
 
-    def decode(self, max_seconds: float | None, rate: int = SAMPLE_RATE) -> Audio:
+    def decode(self, max_seconds: float = math.inf, rate: int = SAMPLE_RATE) -> Audio:
         try:
             with _opening:
                 data = _hdf5_file(self.path)[self.key]
             samples = np.asarray(data[()] if self.row is None else data[self.row])
-        except (OSError, KeyError) as error:
+        except (OSError, LookupError) as error:
             raise DecodeError("unreadable", f"{self.path}: {error}") from error
         if not len(samples):
             raise DecodeError("empty", f"{self.key} of {self.path} has no samples")

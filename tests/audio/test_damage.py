@@ -134,7 +134,7 @@ def test_a_rate_that_no_recording_has_is_refused(tmp_path, rate):
     with pytest.raises(DecodeError, match=f"sample rate of {rate} Hz"):
         decoding.decode(path)
     with pytest.raises(DecodeError, match="sample rate"):
-        decoding.make_audio(np.zeros(1000, np.int16), rate)
+        decoding.make_audio(np.zeros(1000, np.int16), rate, 1.0, 16_000)
 
 
 def test_more_channels_than_any_recording_has_are_refused(tmp_path):

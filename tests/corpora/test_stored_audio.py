@@ -15,9 +15,10 @@ import pyarrow.parquet
 import pytest
 import soundfile
 
+from psl_jax.audio.readers import DecodeError
 from psl_jax.corpora import stored_audio
 from psl_jax.corpora.corpus import ClipRow, load_clip
-from psl_jax.corpora.stored_audio import FileAudio, Hdf5Audio, ParquetAudio
+from psl_jax.corpora.stored_audio import FileAudio, Hdf5Audio, ParquetAudio, TarAudio
 from psl_jax.runtime.ordered_map import ordered_map
 
 ROWS, WORKERS = 320, 32
@@ -51,7 +52,7 @@ def test_a_row_group_is_decoded_once_for_many_threads(parquet, monkeypatch, want
 
     def load(number):
         time.sleep(rng.uniform(0, 0.02))  # so that a late one asks after many others
-        audio = ParquetAudio(parquet, "audio.bytes", 0, number).decode(None)
+        audio = ParquetAudio(parquet, "audio.bytes", 0, number).decode()
         return int(audio.samples[0])
 
     stored_audio._parquet_group.cache_clear()
@@ -61,7 +62,7 @@ def test_a_row_group_is_decoded_once_for_many_threads(parquet, monkeypatch, want
 
 def test_a_row_may_be_asked_for_again(parquet):
     for number in (40, 3, 3, 300, 40):
-        audio = ParquetAudio(parquet, "audio.bytes", 0, number).decode(None)
+        audio = ParquetAudio(parquet, "audio.bytes", 0, number).decode()
         assert int(audio.samples[0]) == number
 
 
@@ -69,7 +70,7 @@ def test_what_is_passed_over_is_bounded(parquet, monkeypatch):
     monkeypatch.setattr(stored_audio, "_KEPT_BYTES", 2000)
     stored_audio._parquet_group.cache_clear()
     for number in range(0, ROWS, 31):
-        ParquetAudio(parquet, "audio.bytes", 0, number).decode(None)
+        ParquetAudio(parquet, "audio.bytes", 0, number).decode()
     group = stored_audio._parquet_group(parquet, "audio.bytes", 0)
     size = sum(map(len, group._kept.values()))
     assert size < 2000 + 17 * 500, json.dumps(size)
@@ -94,12 +95,28 @@ def test_pannss_files_stay_open(tmp_path, monkeypatch):
 
     def load(place):
         path = str(tmp_path / f"{place[0]}.h5")
-        return int(Hdf5Audio(path, "waveform", place[1], 16_000).decode(None).samples[5])
+        return int(Hdf5Audio(path, "waveform", place[1], 16_000).decode().samples[5])
 
     found = list(ordered_map(load, places, WORKERS))
     expected = [int(audio_files.int16_noise(3200, seed=number)[5]) for number, _ in places]
     assert found == expected and len(opened) == 41
     stored_audio._hdf5_file.cache_clear()
+
+
+def test_damaged_archives_name_the_reason(tmp_path, monkeypatch):
+    """Errors of buckets have no number; a file of PANNs may have fewer waveforms than names."""
+
+    def fail(path):
+        raise OSError("no access to the bucket")
+
+    monkeypatch.setattr(stored_audio, "open_ranges", fail)
+    with pytest.raises(DecodeError, match="unreadable: clips.tar: no access to the bucket"):
+        TarAudio("clips.tar", 0, 100).decode()
+    path = str(tmp_path / "short.h5")
+    with h5py.File(path, "w") as file:
+        file["waveform"] = np.zeros((2, 3200), np.int16)
+    with pytest.raises(DecodeError, match=r"unreadable: .*short\.h5: "):
+        Hdf5Audio(path, "waveform", 2, 16_000).decode()
 
 
 def test_a_program_that_ends_within_a_recording_closes_it(tmp_path):
@@ -108,7 +125,7 @@ def test_a_program_that_ends_within_a_recording_closes_it(tmp_path):
 import atexit
 atexit.register(lambda: print(stored_audio._open_recording.cache_info().currsize))
 from psl_jax.corpora import stored_audio
-stored_audio.RecordingPart({str(tmp_path / "long.wav")!r}, 0, 16_000).decode(None)
+stored_audio.RecordingPart({str(tmp_path / "long.wav")!r}, 0, 16_000).decode()
 """
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "0\n"
 
