@@ -74,7 +74,8 @@ class Reader(abc.ABC):
 
 def check_form(rate: Any, channels: int) -> None:
     """Raises DecodeError for an impossible rate or number of channels."""
-    if not isinstance(rate, numbers.Real):
+    is_number = isinstance(rate, numbers.Real)
+    if not is_number:
         raise DecodeError("undecodable", f"a sample rate of {rate!r:.40}, expected a number of Hz")
     if not MIN_RATE <= rate <= MAX_RATE:
         expected = f"expected {MIN_RATE:,} to {MAX_RATE:,}"

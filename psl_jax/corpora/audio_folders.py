@@ -10,13 +10,7 @@ from typing import Any, NamedTuple
 from psl_jax.audio.decoding import AUDIO_SUFFIXES
 from psl_jax.audio.segments import SAMPLE_RATE
 from psl_jax.corpora.corpus import Problem
-from psl_jax.corpora.stored_audio import (
-    FileAudio,
-    Hdf5Audio,
-    ParquetAudio,
-    StoredAudio,
-    TarAudio,
-)
+from psl_jax.corpora.stored_audio import FileAudio, Hdf5Audio, ParquetAudio, StoredAudio, TarAudio
 from psl_jax.runtime.errors import MissingPackageError, UserError
 from psl_jax.runtime.paths import is_remote, make_printable, open_ranges, path_of
 

@@ -1,12 +1,11 @@
 """A folder of one's own recordings, cut into clips; own_folder.py says what it looks like."""
 
-import collections
 import contextlib
 import hashlib
 import pathlib
 import posixpath
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from psl_jax.corpora.annotations.recording_names import RecordingNames
@@ -105,7 +104,7 @@ class OwnData(Corpus):
         else:
             column = {name: recording.group for name, recording in recordings.items()}
             group_of = groups_of(list(recordings), group_by, column)
-            counts: dict[str, Counter[int]] = collections.defaultdict(Counter)
+            counts: dict[str, Counter[int]] = defaultdict(Counter)
             for name, recording in recordings.items():
                 counts[group_of[name]].update(self._clips_per_class(recording.row))
             splits = assign_splits(counts, num_folds)
@@ -301,7 +300,7 @@ def assign_splits(groups: Mapping[str, Mapping[int, int]], num_folds: int = 0) -
     shares = {f"fold{k + 1}": 1 / num_folds for k in range(num_folds)} or SHARES
     if len(groups) < len(shares):
         return dict.fromkeys(groups, "full")
-    totals: collections.Counter[int] = collections.Counter()
+    totals: Counter[int] = Counter()
     for counts in groups.values():
         totals.update(counts)
     lacking = {s: {c: share * n for c, n in totals.items()} for s, share in shares.items()}

@@ -339,14 +339,14 @@ class Soundscapes(Corpus):
             )
         self.scenes = SceneSettings(seed=data.seed, missing_labels=data.missing_labels)
         names = ("full_clips", "balanced_clips", "eval_clips")
-        self._sizes = [getattr(data, name) for name in names]
+        self._sizes = {name: getattr(data, name) for name in names}
         self.classes = self.class_ids = CLASSES
         self.has_events = True
         self.problems = []
-        self.settings = dataclasses.asdict(self.scenes) | dict(zip(names, self._sizes, strict=True))
+        self.settings = dataclasses.asdict(self.scenes) | self._sizes
 
     def rows(self) -> Mapping[str, Sequence[Scene]]:
-        full_clips, balanced_clips, eval_clips = self._sizes
+        full_clips, balanced_clips, eval_clips = self._sizes.values()
         full, evaluation = (
             [
                 draw_scene(self.scenes, stream, number, f"{split}-{number:06d}")

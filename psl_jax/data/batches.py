@@ -50,11 +50,7 @@ def roll_rows(audio: np.ndarray, num_samples: np.ndarray, shifts: np.ndarray) ->
 
 
 def train_batches(
-    segments: Segments,
-    order: TrainingOrder,
-    *,
-    start_step: int = 0,
-    shift: TimeShift | None = None,
+    segments: Segments, order: TrainingOrder, *, start_step: int = 0, shift: TimeShift | None = None
 ) -> Iterator[Batch]:
     """Batches without end; from `start_step` on those of a run that began at step 0.
 
@@ -81,11 +77,7 @@ def train_batches(
 
 
 def eval_batches(
-    source: Source,
-    segmentation: Segmentation,
-    *,
-    batch_size: int,
-    clips: np.ndarray | None = None,
+    source: Source, segmentation: Segmentation, *, batch_size: int, clips: np.ndarray | None = None
 ) -> Iterator[Batch]:
     """Every segment of every clip (default: of all) once, in index order; records are verified.
 
@@ -192,9 +184,8 @@ class WholeClips:
                 begin = int(upto[place])
             if not others:
                 break
-        whole = cls(tuple(kept), frozenset())
-        padded = np.asarray(kept)[whole.number_of(samples)]
-        return cls(whole.lengths, frozenset(np.unique(padded[padded > samples]).tolist()))
+        padded = np.asarray(kept)[np.searchsorted(kept, _needed(samples, kept))]
+        return cls(tuple(kept), frozenset(padded[padded > samples].tolist()))
 
     @property
     def segment_samples(self) -> int:
@@ -222,10 +213,7 @@ def _needed(num_samples: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
 
 
 def whole_clip_batches(
-    source: Source,
-    whole: WholeClips,
-    clips: np.ndarray,
-    batch_size: Callable[[float, int], int],
+    source: Source, whole: WholeClips, clips: np.ndarray, batch_size: Callable[[float, int], int]
 ) -> Iterator[Batch]:
     """Each of `clips` (numbers, ascending) once, in a batch of clips of its length.
 

@@ -210,18 +210,14 @@ class ClipIndex:
         counts = segmentation.count_segments(self.num_samples[clips])
         segments = int(counts.max(initial=1))
         onsets, offsets = segmentation.compute_times(np.arange(segments))
-        num_events = np.diff(self.event_offsets)[clips]
-        clip = np.repeat(np.arange(len(clips)), num_events)  # row of each of their events
-        # From an event's place among the events of `clips` to its place among all.
-        shifts = self.event_offsets[clips] - (np.cumsum(num_events) - num_events)
-        event = np.arange(len(clip)) + np.repeat(shifts, num_events)
+        clip, event = list_places(self.event_offsets[clips], np.diff(self.event_offsets)[clips])
         times = self.event_times[event]
         row, segment = np.nonzero((times[:, :1] < offsets) & (times[:, 1:] > onsets))
         truth = np.zeros((len(clips), segments, self.num_classes), bool)
         truth[clip[row], segment, self.event_values[event][row]] = True
         return truth & (np.arange(segments) < counts[:, None])[..., None]
 
-    def list_events(self, clip: int) -> list[tuple[float, float, int]]:
+    def list_events(self, clip: int) -> list[Event]:
         """Lists onset and offset in seconds, and class, of a clip's events; none if unknown."""
         if self.event_offsets is None or self.event_times is None or self.event_values is None:
             return []
@@ -330,10 +326,15 @@ def ragged(lists: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     return offsets, np.array([v for x in lists for v in x], dtype=np.int32)
 
 
-def _multi_hot(offsets: np.ndarray, values: np.ndarray, rows: np.ndarray, width: int) -> np.ndarray:
-    out = np.zeros((len(rows), width), np.float32)
-    counts = offsets[rows + 1] - offsets[rows]
-    row = np.repeat(np.arange(len(rows)), counts)
-    number_in_row = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
-    out[row, values[offsets[rows][row] + number_in_row]] = 1.0
-    return out
+def list_places(begins: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each i counts[i] pairs of i and begins[i], begins[i] + 1, ...: int64 [pairs] each."""
+    rows = np.repeat(np.arange(len(counts)), counts)
+    number_in_row = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return rows, np.repeat(begins, counts) + number_in_row
+
+
+def _multi_hot(offsets: np.ndarray, values: np.ndarray, clips: np.ndarray, size: int) -> np.ndarray:
+    hot = np.zeros((len(clips), size), np.float32)
+    rows, places = list_places(offsets[clips], np.diff(offsets)[clips])
+    hot[rows, values[places]] = 1.0
+    return hot

@@ -19,14 +19,7 @@ import numpy as np
 
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.data.clip_index import UNKNOWN, ClipIndex
-from psl_jax.data.decision_table import (
-    NO,
-    OTHERS,
-    YES,
-    Decision,
-    drop_undone,
-    read_decisions,
-)
+from psl_jax.data.decision_table import NO, OTHERS, YES, Decision, drop_undone, read_decisions
 from psl_jax.networks.class_lists import find_class, list_first, near_names
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError

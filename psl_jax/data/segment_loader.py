@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from psl_jax.audio.segments import REFLECTED_SAMPLES, Segmentation, reverse
+from psl_jax.data.clip_index import list_places
 from psl_jax.data.corrections import Corrections, SegmentValues
 from psl_jax.data.label_manifest import WEAK
 from psl_jax.data.soft_labels import SoftLabels
@@ -57,9 +58,7 @@ class Segments:
 
     def of_clips(self, clips: np.ndarray) -> np.ndarray:
         """Numbers of all segments of `clips` [n], clip after clip: int64."""
-        counts = np.diff(self.firsts)[clips]
-        before = np.cumsum(counts) - counts
-        return np.repeat(self.firsts[clips] - before, counts) + np.arange(counts.sum())
+        return list_places(self.firsts[clips], np.diff(self.firsts)[clips])[1]
 
     def places(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The clip of each segment, and its number in the clip: int64 [n] each."""

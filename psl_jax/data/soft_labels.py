@@ -184,9 +184,15 @@ class SoftLabelWriter:
 class SoftLabels:
     """The soft labels of a split, checked against it. Open with `SoftLabels.open`."""
 
-    def __init__(self, directory: pathlib.Path, index: ClipIndex, segmentation: Segmentation):
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        index: ClipIndex,
+        segmentation: Segmentation,
+        manifest: dict[str, Any],
+    ):
         self.directory, self.index, self.segmentation = directory, index, segmentation
-        self.manifest = label_manifest.read(directory)
+        self.manifest = manifest
         self._firsts = segmentation.number_segments(index.num_samples)
         self._counts = np.diff(self._firsts)
         self.num_segments = int(self._counts.max(initial=1))
@@ -216,13 +222,14 @@ class SoftLabels:
         if teacher_digest is not None:
             expected["teacher_digest"] = teacher_digest
         label_manifest.compare(directory, manifest, expected)
-        if missing := missing_shards(directory):
+        labels = cls(directory, index, segmentation, manifest)
+        if missing := labels._arrays.missing:
             raise UserError(
                 f"{directory}: {len(missing)} of {len(index.shard_sizes)} soft-label shards are "
                 f"missing (the first is number {missing[0]}); run "
                 f"{label_manifest.remake(manifest)} to the end"
             )
-        return cls(directory, index, segmentation)
+        return labels
 
     def read_shard(self, shard: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Reads and verifies a shard: ids [n], float16 [n, S, C], segments of each clip int64 [n].

@@ -48,19 +48,13 @@ def load_index(data_dir: str | os.PathLike[str], split: str) -> ClipIndex:
     sizes = shard_sizes(data_dir, split)
     classes = class_names(data_dir)
     path = index_path(data_dir, split)
-    saved = None
-    with contextlib.suppress(
-        *(OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
-    ):
+    damage = (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
+    with contextlib.suppress(OSError, *damage):
         saved = ClipIndex.load(path)
-    if (
-        saved is not None
-        and saved.split == split
-        and np.array_equal(saved.shard_sizes, sizes)
-        and saved.classes == classes
-        and saved.record_bytes is not None
-    ):
-        return saved
+        is_of_split = (saved.split, saved.classes) == (split, classes)
+        are_same_shards = np.array_equal(saved.shard_sizes, sizes)
+        if is_of_split and are_same_shards and saved.record_bytes is not None:
+            return saved
     index = _scan(data_dir, split, classes, sizes)
     try:
         index.save(path)
@@ -91,7 +85,7 @@ def find_data_dir(folder: str | os.PathLike[str]) -> str:
 
 def shard_paths(data_dir: str | os.PathLike[str], split: str) -> list[str]:
     """The TFRecord files of `split`, in order. Raises UserError where one is missing."""
-    paths = [path for stored in _stored_splits(data_dir, split) for path in stored.paths]
+    paths = [path for shards in _find_shards(data_dir, split) for path in shards.paths]
     there = files.exist(paths)
     if missing := [path for path, is_there in zip(paths, there, strict=True) if not is_there]:
         raise UserError(
@@ -103,8 +97,8 @@ def shard_paths(data_dir: str | os.PathLike[str], split: str) -> list[str]:
 
 def shard_sizes(data_dir: str | os.PathLike[str], split: str) -> np.ndarray:
     """Clips in each shard of `split`, as the data set's metadata say: int64 [shards]."""
-    stored_splits = _stored_splits(data_dir, split)
-    return np.array([n for stored in stored_splits for n in stored.lengths], dtype=np.int64)
+    members = _find_shards(data_dir, split)
+    return np.array([n for shards in members for n in shards.lengths], dtype=np.int64)
 
 
 def index_path(data_dir: str | os.PathLike[str], split: str) -> pathlib.Path:
@@ -213,8 +207,8 @@ def build_index(
 def _scan(
     data_dir: str | os.PathLike[str], split: str, classes: Sequence[str], sizes: np.ndarray
 ) -> ClipIndex:
-    rate = int(_read_features(data_dir)["audio"].get("audio", {}).get("sampleRate", 0))
-    rate = rate or SAMPLE_RATE
+    audio = _read_features(data_dir)["audio"].get("audio", {})
+    rate = int(audio.get("sampleRate", 0)) or SAMPLE_RATE
     scanned = _scan_records(shard_paths(data_dir, split), 2 * rate // SAMPLE_RATE)
     clips = progress.track(scanned, int(sizes.sum()), "clips", f"index {split}")
     try:
@@ -252,15 +246,15 @@ def _scan_records(paths: list[str], bytes_per_tick: int) -> Iterator[ClipDescrip
 # --- What TFDS writes -----------------------------------------------------------------------------
 
 
-class _StoredSplit(NamedTuple):
-    """The shards of a split, in order, and how many clips each holds."""
+class _Shards(NamedTuple):
+    """Those of a stored split, in order, and how many clips each holds."""
 
     paths: list[pathlib.Path]
     lengths: list[int]
 
 
-def _stored_splits(data_dir: str | os.PathLike[str], split: str) -> list[_StoredSplit]:
-    """The stored splits that a split consists of, most often itself. Raises UserError."""
+def _find_shards(data_dir: str | os.PathLike[str], split: str) -> list[_Shards]:
+    """Those of the stored splits that a split consists of, most often itself. Raises UserError."""
     stored = _read_splits(data_dir)
     members = unions(data_dir).get(split, [split])
     if lacking := [member for member in members if member not in stored]:
@@ -274,7 +268,7 @@ def _stored_splits(data_dir: str | os.PathLike[str], split: str) -> list[_Stored
     return [stored[member] for member in members]
 
 
-def _read_splits(data_dir: str | os.PathLike[str]) -> dict[str, _StoredSplit]:
+def _read_splits(data_dir: str | os.PathLike[str]) -> dict[str, _Shards]:
     """The splits of a data set by name. Raises UserError where `data_dir` is none."""
     folder = path_of(data_dir)
     _check_is_whole(folder)
@@ -291,12 +285,12 @@ def _read_splits(data_dir: str | os.PathLike[str]) -> dict[str, _StoredSplit]:
             lengths = [int(length) for length in split["shardLengths"]]
             template = split.get("filepathTemplate") or _TEMPLATE
             fields = {"DATASET": info["name"], "SPLIT": split["name"], "FILEFORMAT": file_format}
-            count, names = f"{len(lengths):05d}", []
-            for number in range(len(lengths)):
-                of_all = f"{number:05d}-of-{count}"
-                fields |= {"SHARD_INDEX": f"{number:05d}", "SHARD_X_OF_Y": of_all}
-                names.append(template.format(**fields, NUM_SHARDS=count))
-            stored[split["name"]] = _StoredSplit([folder / name for name in names], lengths)
+            fields["NUM_SHARDS"] = count = f"{len(lengths):05d}"
+            paths = []
+            for number in (f"{number:05d}" for number in range(len(lengths))):
+                of_shard = {"SHARD_INDEX": number, "SHARD_X_OF_Y": f"{number}-of-{count}"}
+                paths.append(folder / template.format(**fields, **of_shard))
+            stored[split["name"]] = _Shards(paths, lengths)
         return stored
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _make_unreadable_error(folder / INFO_NAME, error) from error

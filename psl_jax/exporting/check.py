@@ -10,7 +10,6 @@ import numpy as np
 
 from psl_jax.audio import audio_input
 from psl_jax.audio.segments import SAMPLE_RATE, flatten
-from psl_jax.data.settings import DataSettings
 from psl_jax.data.source import Source
 from psl_jax.networks.architecture import FrontEnd, Network, Variables, clip_probabilities
 from psl_jax.networks.layers import Context
@@ -119,13 +118,13 @@ def read_evaluation_clips(run: str | os.PathLike[str], rate: int = SAMPLE_RATE) 
     folder = path_of(run)
     if not (config := read_config(folder)):
         return []
-    data = DataSettings(**config["data"])
-    folders = [path_of(data.data_dir)] if data.data_dir else []
+    data = config["data"]  # perhaps of an earlier version: with settings that are there no more
+    folders = [path_of(data["data_dir"])] if data.get("data_dir") else []
     for data_folder in (folder / "data", folder.parent / "data"):
         folders += sorted(path.parent for path in data_folder.rglob("dataset_info.json"))
     for candidate in folders:
         try:
-            source = Source.open(os.fspath(candidate), data.eval_split)
+            source = Source.open(os.fspath(candidate), data["eval_split"])
         except (UserError, OSError):
             continue
         clips = source.read_whole(np.arange(min(max(BATCH_SIZES), len(source.index))))

@@ -86,20 +86,22 @@ class TensorFlowOperations:
         return walk(inputs)
 
     def stem(self, logmel: Any, layer: Layer) -> Any:
-        x = self.tf.pad(self.tf.expand_dims(logmel, -1), _PADDING)
+        x = self._pad(self.tf.expand_dims(logmel, -1), layer)
         return self.tf.nn.conv2d(x, layer.kernel, 2, "VALID") + layer.bias
 
     def pointwise(self, x: Any, layer: Layer) -> Any:
         return self.tf.nn.conv2d(x, layer.kernel[None, None], 1, "VALID") + layer.bias
 
     def depthwise(self, x: Any, layer: Layer, stride: int) -> Any:
-        # At stride 2 TensorFlow's SAME would pad one side only.
-        pad = len(layer.kernel) // 2
-        around = [[0, 0], [pad, pad], [pad, pad], [0, 0]]
-        x, padding = (x, "SAME") if stride == 1 else (self.tf.pad(x, around), "VALID")
+        x, padding = (x, "SAME") if stride == 1 else (self._pad(x, layer), "VALID")
         kernel = layer.kernel[..., None]
         strides = [1, stride, stride, 1]
         return self.tf.nn.depthwise_conv2d(x, kernel, strides, padding) + layer.bias
+
+    def _pad(self, x: Any, layer: Layer) -> Any:
+        """Pads both sides for a layer; at stride 2 TensorFlow's SAME would pad one only."""
+        pad = len(layer.kernel) // 2
+        return self.tf.pad(x, [[0, 0], [pad, pad], [pad, pad], [0, 0]])
 
     def hard_swish(self, x: Any) -> Any:
         return x * self.tf.nn.relu6(x + 3) * (1 / 6)
@@ -162,6 +164,3 @@ class TensorFlowOperations:
     def ranged(self, decibels: Any, top_db: float) -> Any:
         loudest = self.tf.reduce_max(decibels, axis=[1, 2], keepdims=True)
         return self.tf.maximum(decibels, loudest - top_db)
-
-
-_PADDING = [[0, 0], [1, 1], [1, 1], [0, 0]]

@@ -83,8 +83,8 @@ def write(
     split = index.split.replace("+", "_")
     schema = _make_schema(labels, has_audio=has_audio)
     shards = [number for number, size in enumerate(index.shard_sizes) if size]
-    name = "{:05d}.parquet" if has_audio else f"{{:05d}}/{_METADATA}"
-    paths = [path / "data" / split / name.format(shard) for shard in shards]
+    ending = ".parquet" if has_audio else f"/{_METADATA}"
+    paths = [path / "data" / split / f"{shard:05d}{ending}" for shard in shards]
     if (path / _README_FILE).exists() and not (path / _CROISSANT).exists():
         raise UserError(
             f"{path / _README_FILE} is of something else, and would be overwritten: give another "
@@ -246,10 +246,7 @@ licence, and where the audio comes from.
 def _describe_folder(
     folder: pathlib.Path, index: ClipIndex, *, has_audio: bool
 ) -> list[pathlib.Path]:
-    """Writes README.md and croissant.json, for all splits that lie in the folder.
-
-    has_audio: whether rows hold their audio; else they refer to files.
-    """
+    """Writes README.md and croissant.json, for all splits that lie in the folder."""
     splits = sorted(path.name for path in (folder / "data").iterdir() if path.is_dir())
     description = (
         f"Segments of audio at {index.sample_rate} Hz with soft labels for {index.num_classes} "
@@ -266,10 +263,10 @@ def _describe_folder(
         audio=audio,
         data_files="\n".join(f"  - split: {name}\n    path: data/{name}/**" for name in splits),
     )
-    described = {"name": folder.name, "description": description}
-    croissant = _describe_dataset(splits, index.classes, has_audio=has_audio)
+    croissant = {"name": folder.name, "description": description}
+    croissant |= _describe_dataset(splits, index.classes, has_audio=has_audio)
     # The last is README.md: one without the other is not of an export.
-    files.write_json(folder / _CROISSANT, described | croissant)
+    files.write_json(folder / _CROISSANT, croissant)
     with files.atomic_open(folder / _README_FILE, encoding="utf-8") as file:
         file.write(readme)
     return [folder / _README_FILE, folder / _CROISSANT]

@@ -18,7 +18,7 @@ import numpy as np
 from psl_jax.audio.segments import SAMPLE_RATE, Segmentation
 from psl_jax.corpora.audioset import ID_LENGTH
 from psl_jax.data import label_manifest, record_files
-from psl_jax.data.clip_index import ClipIndex
+from psl_jax.data.clip_index import ClipIndex, list_places
 from psl_jax.data.label_manifest import LabelRule
 from psl_jax.data.soft_labels import SoftLabelWriter
 from psl_jax.label_files.label_file import SAME_SECONDS, Block, LabelFile, ReadRequest
@@ -132,13 +132,11 @@ def import_labels(
         scratch.check_times(num_rows, num_known_rows)
         num_missing, incomplete_clips = scratch.find_missing()
         if num_missing and not fill_missing:
-            examples = ", ".join(index.ids[incomplete_clips[:_EXAMPLES]].tolist())
-            num_more = len(incomplete_clips) - _EXAMPLES
+            examples = class_lists.list_first(index.ids[incomplete_clips].tolist(), _EXAMPLES)
             raise UserError(
                 f"{path} has no labels for {num_missing} segments of {len(incomplete_clips)} of "
-                f"the {len(index)} clips of {index.split!r}: {examples}"
-                + (f" and {num_more} more" if num_more > 0 else "")
-                + ". --missing=weak lets the weak labels stand for them"
+                f"the {len(index)} clips of {index.split!r}: {examples}. --missing=weak lets the "
+                "weak labels stand for them"
             )
         scratch.write_shards(writer or open_writer())
     num_segments = len(scratch.num_rows)
@@ -238,8 +236,7 @@ class _Scratch:
                 )
             rows = np.flatnonzero(is_inside)
             return rows, block.segments[rows]
-        rows = np.repeat(np.arange(len(clips)), counts)
-        segments = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+        rows, segments = list_places(np.zeros(len(clips), np.int64), counts)
         if block.onsets is None or block.offsets is None:
             return rows, segments
         is_valid = np.isfinite(block.onsets) & np.isfinite(block.offsets)

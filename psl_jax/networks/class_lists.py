@@ -270,6 +270,7 @@ def _audioset_names() -> dict[str, str]:
 
 
 def list_first(names: Iterable[str], most: int = _SHOWN) -> str:
-    """The first of some names, each once, for a message."""
+    """The first of some names, each once, and how many more there are, for a message."""
     different = list(dict.fromkeys(names))
-    return ", ".join(different[:most]) + (", ..." if len(different) > most else "")
+    more = f" and {len(different) - most} more" if len(different) > most else ""
+    return ", ".join(different[:most]) + more

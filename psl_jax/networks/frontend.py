@@ -80,8 +80,9 @@ class LogMel:
             return decibels
         counted = decibels
         if num_samples is not None:
-            valid = frame_mask(num_samples, decibels.shape[1])[..., None]
-            counted = jnp.where(valid, decibels, -jnp.inf)
+            # Frames that are centred on audio and not on padding: [batch, frames].
+            is_valid = jnp.arange(decibels.shape[1]) < num_frames(num_samples)[:, None]
+            counted = jnp.where(is_valid[..., None], decibels, -jnp.inf)
         loudest = counted.max(axis=(1, 2), keepdims=True)
         if self.top_db_over == "batch":
             loudest = loudest.max()
@@ -121,12 +122,6 @@ class LogMel:
 def num_frames(num_samples: Any) -> Any:
     """Frames that `num_samples` samples make: 1 + samples // 160 (10 s: 1001, 2 s: 201)."""
     return 1 + num_samples // HOP
-
-
-def frame_mask(num_samples: jax.Array, frames: int) -> jax.Array:
-    """bool [batch, frames]: which frames are centred on audio and not on padding."""
-    valid_frames: jax.Array = num_frames(num_samples)
-    return jnp.arange(frames) < valid_frames[:, None]
 
 
 def halve_rate(audio: jax.Array) -> jax.Array:

@@ -82,13 +82,7 @@ class MobileNetV3(Tagging):
     """Log-mel spectrogram to class probabilities; 978,679 parameters at width 0.4, 527 classes."""
 
     def __init__(
-        self,
-        num_classes: int,
-        width: float = 1.0,
-        dropout: float = 0.2,
-        output: str = "sigmoid",
-        *,
-        rng: np.random.Generator,
+        self, num_classes: int, width: float, dropout: float, output: str, rng: np.random.Generator
     ):
         channels = round_channels(STEM_CHANNELS * width)
         self.stem = layers.Stem(_kaiming(rng, (3, 3, 1, channels), 9, 9 * channels))
@@ -144,7 +138,7 @@ def create(
     output: str = "sigmoid",
 ) -> tuple[Network, Variables]:
     """A network and its initial variables (Kaiming-normal by fan-out, N(0, 0.01) linear layers)."""
-    module = MobileNetV3(num_classes, width, dropout, output, rng=np.random.default_rng(seed))
+    module = MobileNetV3(num_classes, width, dropout, output, np.random.default_rng(seed))
     return Network.of(module, output_frames)
 
 
@@ -161,7 +155,7 @@ class FoldedMobileNetV3:
     last: folding.Layer
     hidden: folding.Layer
     classifier: folding.Layer
-    output: str = dataclasses.field(default="sigmoid", metadata={"static": True})
+    output: str = dataclasses.field(metadata={"static": True})
 
     def output_frames(self, frames: Any) -> Any:
         return output_frames(frames)

@@ -72,13 +72,7 @@ class MobileNetV2(Tagging):
     """
 
     def __init__(
-        self,
-        num_classes: int,
-        width: float = 1.0,
-        dropout: float = 0.3,
-        output: str = "sigmoid",
-        *,
-        rng: np.random.Generator,
+        self, num_classes: int, width: float, dropout: float, output: str, rng: np.random.Generator
     ):
         """output: one of OUTPUTS."""
         channels = scaled(STEM_CHANNELS, width)
@@ -124,7 +118,7 @@ def create(
     output: str = "sigmoid",
 ) -> tuple[Network, Variables]:
     """A network and its initial variables (Xavier uniform convolutions, N(0, 0.01) classifier)."""
-    module = MobileNetV2(num_classes, width, dropout, output, rng=np.random.default_rng(seed))
+    module = MobileNetV2(num_classes, width, dropout, output, np.random.default_rng(seed))
     return Network.of(module, output_frames)
 
 
@@ -140,7 +134,7 @@ class FoldedMobileNetV2:
     blocks: tuple[folding.Block, ...]
     head: folding.Layer
     classifier: folding.Layer
-    output: str = dataclasses.field(default="sigmoid", metadata={"static": True})
+    output: str = dataclasses.field(metadata={"static": True})
 
     def output_frames(self, frames: Any) -> Any:
         return output_frames(frames)

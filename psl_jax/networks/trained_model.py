@@ -107,24 +107,20 @@ class ModelInfo:
 
     def as_json(self) -> dict[str, Any]:
         """As JSON values: what `from_json` reads."""
-        tuned = self.thresholds
+        tuned, network = self.thresholds, {}
+        if self.network != MOBILENET_V2.name:  # which earlier versions know
+            network = {"network": self.network, "sample_rate": self.sample_rate}
         return {
             "format_version": self.format_version,
             **({} if tuned is None else {"thresholds": tuned.as_json(self.classes)}),
             "name": self.name,
             "classes": list(self.classes),
-            **self.network_as_json(),
+            **network,
             "width": self.width,
             "output": self.output,
             "segment_seconds": self.segment_seconds,
             "frontend": dataclasses.asdict(self.logmel),
         } | dict(self.origin)
-
-    def network_as_json(self) -> dict[str, Any]:
-        """Nothing where earlier versions know it."""
-        if self.network == MOBILENET_V2.name:
-            return {}
-        return {"network": self.network, "sample_rate": self.sample_rate}
 
     @classmethod
     def from_json(cls, values: Any, where: object) -> "ModelInfo":
@@ -147,7 +143,7 @@ class ModelInfo:
         is_list = isinstance(classes, list | tuple) and len(classes) > 0
         if not is_list or not all(isinstance(name, str) for name in classes):
             raise UserError(f"{foreign}classes is {classes!r:.60}, expected a list of names")
-        facts = {name: rest.pop(name, _DEFAULTS.get(name)) for name in _STORED}
+        facts = {name: rest.pop(name, getattr(cls, name, None)) for name in _STORED}
         for name, value in facts.items():
             check(name, value, _STORED[name], foreign)
         facts["segment_seconds"] = float(facts["segment_seconds"])
@@ -169,7 +165,6 @@ _STORED = {
     "network": SettingInfo(str, MOBILENET_V2.name, Rule(choices=tuple(ARCHITECTURES)), ""),
     "sample_rate": SettingInfo(int, SAMPLE_RATE, Rule(choices=RATES), ""),
 }
-_DEFAULTS = {"output": "sigmoid", "network": MOBILENET_V2.name, "sample_rate": SAMPLE_RATE}
 
 
 def _logmel(values: Any, where: object) -> LogMel:

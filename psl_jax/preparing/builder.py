@@ -42,11 +42,7 @@ class ClipBuilder:
     """
 
     def __init__(
-        self,
-        corpus: Corpus,
-        *,
-        data_dir: str | os.PathLike[str],
-        num_workers: int | None = None,
+        self, corpus: Corpus, *, data_dir: str | os.PathLike[str], num_workers: int | None = None
     ):
         """Records go to `<data_dir>/<name>/<digest of settings>/<version>`.
 
@@ -54,7 +50,7 @@ class ClipBuilder:
         """
         self.corpus, self.num_workers = corpus, num_workers
         root = path_of(data_dir) / corpus.name
-        text = json.dumps(self._describe_settings(corpus), sort_keys=True, default=str)
+        text = json.dumps(_describe_settings(corpus), sort_keys=True, default=str)
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         self._folder = root / digest / VERSION
         self._added: Corpus | None = None
@@ -65,10 +61,6 @@ class ClipBuilder:
         if not is_remote(self._folder):
             self._unfinished_folder = self._folder.with_name(f"incomplete.{VERSION}")
         self._record_folder = self._folder.with_name(f"incomplete.{VERSION}.parts")
-
-    def _describe_settings(self, corpus: Corpus) -> dict[str, Any]:
-        settings, rate = dict(corpus.settings), corpus.sample_rate
-        return settings if rate == SAMPLE_RATE else settings | {"sample_rate": rate}
 
     def _reuse(self, root: pathlib.Path) -> None:
         """Finds a data set that differs in its splits alone, and adds the missing splits to it."""
@@ -81,7 +73,7 @@ class ClipBuilder:
                 continue
             if (
                 same_corpus is None
-                or files.as_json(self._describe_settings(same_corpus)) != stored_settings
+                or files.as_json(_describe_settings(same_corpus)) != stored_settings
             ):
                 continue
             if added := set(self.corpus.settings["splits"]) - set(stored_splits):
@@ -200,7 +192,7 @@ class ClipBuilder:
             indices,
             problems,
             unions,
-            settings=self._describe_settings(self.corpus),
+            settings=_describe_settings(self.corpus),
             num_rows={split: len(rows) for split, rows in all_rows.items()},
         )
         if former_report is None:
@@ -216,6 +208,11 @@ class ClipBuilder:
             "problems": former_report["problems"] + report["problems"],
         }
         preparation_report.write_report(folder, dict(former_report) | changes)
+
+
+def _describe_settings(corpus: Corpus) -> dict[str, Any]:
+    settings, rate = dict(corpus.settings), corpus.sample_rate
+    return settings if rate == SAMPLE_RATE else settings | {"sample_rate": rate}
 
 
 @contextlib.contextmanager
@@ -235,11 +232,7 @@ def _lock_folder(folder: pathlib.Path) -> Iterator[None]:
 
 
 def make_features(
-    classes: Sequence[str],
-    *,
-    events: bool,
-    unknown: bool = False,
-    sample_rate: int = SAMPLE_RATE,
+    classes: Sequence[str], *, events: bool, unknown: bool = False, sample_rate: int = SAMPLE_RATE
 ) -> Any:
     """Makes the TFDS features of a corpus with these classes.
 

@@ -17,6 +17,7 @@ from psl_jax.runtime.paths import path_of
 
 REPORT_NAME = "report.json"
 SUMMARY_NAME = "report.txt"
+_MOST_CLASSES = 40  # in the table of a report
 
 
 def read_report(data_dir: str | os.PathLike[str]) -> dict[str, Any] | None:
@@ -61,8 +62,7 @@ def describe(
         reports[split] = _describe_split(index, rows) | {
             "problems": dict(collections.Counter(kinds).most_common()),
         }
-    all_problems = [*corpus.problems]
-    all_problems += [(split, problem) for split in problems for problem in problems[split]]
+    of_rows = [(split, problem) for split in problems for problem in problems[split]]
     return {
         "corpus": corpus.name,
         "settings": settings,
@@ -71,7 +71,8 @@ def describe(
         "splits": reports,
         "unions": unions,
         "problems": [
-            {"split": split} | dataclasses.asdict(problem) for split, problem in all_problems
+            {"split": split} | dataclasses.asdict(problem)
+            for split, problem in [*corpus.problems, *of_rows]
         ],
     }
 
@@ -117,29 +118,24 @@ def summarize_report(report: Mapping[str, Any], examples: int = 3) -> list[str]:
         if split["clips"] < split["rows"]:
             lines.append(f"    {100 * compute_lost_share(split):.2f} % of its clips are not there")
     if report["corpus"] == "own_data" and report["classes"]:
-        lines += _count_classes(
-            {
-                name: split["label_counts"]
-                for name, split in report["splits"].items()
-                if name not in report.get("unions", {})
-            }
-        )
+        stored = {n: x for n, x in report["splits"].items() if n not in report.get("unions", {})}
+        lines += _count_classes({name: split["label_counts"] for name, split in stored.items()})
     if report["problems"]:
         lines.append("problems:")
         lines += _summarize_problems(report["problems"], examples)
     return lines
 
 
-def _count_classes(counts: Mapping[str, Mapping[str, int]], most_lines: int = 40) -> list[str]:
+def _count_classes(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
     """Tables the clips of each class in each split, and names classes too rare to be evaluated."""
     classes = list(next(iter(counts.values())))
     width = max(map(len, classes))
     lines = [f"  {'clips':{width}}  " + "  ".join(f"{split:>10}" for split in counts)]
-    for name in classes[:most_lines]:
+    for name in classes[:_MOST_CLASSES]:
         cells = "  ".join(f"{of_split[name]:>10}" for of_split in counts.values())
         lines.append(f"  {name:{width}}  {cells}")
-    if len(classes) > most_lines:
-        lines.append(f"  ... and {len(classes) - most_lines} more classes")
+    if len(classes) > _MOST_CLASSES:
+        lines.append(f"  ... and {len(classes) - _MOST_CLASSES} more classes")
     evaluated = [split for split in counts if split in ("validation", "eval")]
     if rare := [n for n in classes if not all(counts[split][n] for split in evaluated)]:
         lines.append(

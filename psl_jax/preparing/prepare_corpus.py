@@ -123,8 +123,5 @@ def make_builder(arguments: argparse.Namespace) -> ClipBuilder:
     options = {name: value for name, value in given.items() if value is not None}
     corpus = _make_recorded_corpus(arguments.corpus, arguments.source_dir, options)
     corpus.sample_rate = arguments.sample_rate
-    return ClipBuilder(
-        corpus,
-        data_dir=absolute(arguments.data_dir),
-        num_workers=arguments.num_workers,
-    )
+    data_dir = absolute(arguments.data_dir)
+    return ClipBuilder(corpus, data_dir=data_dir, num_workers=arguments.num_workers)

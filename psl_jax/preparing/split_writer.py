@@ -59,9 +59,7 @@ def make_shard_path(
 
 
 def write_shard(
-    path: str | os.PathLike[str],
-    loaded: Iterable[Loaded],
-    has_events: bool,
+    path: str | os.PathLike[str], loaded: Iterable[Loaded], has_events: bool
 ) -> ShardContents:
     """Writes clips as they are loaded, so that one is in memory; writes no file without clips."""
     tf = tensorflow_quietly()
@@ -220,10 +218,9 @@ def _find_whole(
         count = sum(bool(contents and contents.clips) for contents in all_contents)
         final_paths = [make_final_path(number, count) for number in range(count)]
     final_sizes = iter(files.read_sizes(final_paths))
+    part_sizes = files.read_sizes([part.shard for part in parts])
     whole_contents = []
-    for contents, size in zip(
-        all_contents, files.read_sizes([part.shard for part in parts]), strict=True
-    ):
+    for contents, size in zip(all_contents, part_sizes, strict=True):
         if contents is not None and contents.clips:
             is_whole = contents.num_bytes in (size, next(final_sizes, None))
             contents = contents if is_whole else None

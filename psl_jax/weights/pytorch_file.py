@@ -4,7 +4,6 @@ The published network works on [batch, 1, mels, frames], ours on [batch, frames,
 a PyTorch kernel [out, in, mels, frames] becomes [frames, mels, in, out].
 """
 
-import hashlib
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,7 @@ from flax import traverse_util
 
 from psl_jax.networks.architecture import FRONT_END, Architecture, Variables
 from psl_jax.networks.available import ARCHITECTURES
-from psl_jax.networks.class_lists import classes_beside
+from psl_jax.networks.class_lists import classes_beside, list_first
 from psl_jax.networks.mobilenetv2 import MOBILENET_V2
 from psl_jax.networks.trained_model import Model, ModelInfo
 from psl_jax.runtime import files
@@ -73,7 +72,7 @@ def convert_from_state(state: Mapping[str, np.ndarray], source: str) -> Publishe
         if not np.issubdtype(np.asarray(state[name]).dtype, np.floating)
         or not np.isfinite(np.asarray(state[name], np.float32)).all()
     ]:
-        names = _join_names(wrong_names)
+        names = list_first(wrong_names, _MAX_NAMED)
         raise UserError(f"{source}: expected finite floating point weights, not those of {names}")
     arrays = {}
     for entry in architecture.entries(variables.params):
@@ -135,18 +134,16 @@ def _refuse_misfits(
         if name in shapes and shapes[name] != shape
     ]
     problems = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
-    lines = [f"\n  {problem}: {_join_names(names)}" for problem, names in problems.items() if names]
+    lines = [
+        f"\n  {problem}: {list_first(names, _MAX_NAMED)}"
+        for problem, names in problems.items()
+        if names
+    ]
     if lines:
         raise UserError(
             f"{source} does not hold the weights of the published {architecture.title}:"
             + "".join(lines)
         )
-
-
-def _join_names(names: list[str]) -> str:
-    num_hidden = len(names) - _MAX_NAMED
-    shown = ", ".join(names[:_MAX_NAMED])
-    return f"{shown} and {num_hidden} more" if num_hidden > 0 else shown
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -166,7 +163,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         ) from error
     state = content.get("model", content) if isinstance(content, dict) else content
     if not isinstance(state, dict) or not all(map(torch.is_tensor, state.values())):
-        keys = f" of {_join_names(list(map(repr, state)))}" if isinstance(state, dict) else ""
+        keys = f" of {list_first(map(repr, state), _MAX_NAMED)}" if isinstance(state, dict) else ""
         raise UserError(
             f"{path} holds a {type(state).__name__}{keys}; expected a state dict (name: tensor) or "
             "{'model': state dict}"
@@ -218,7 +215,7 @@ def make_model(
             f"{path} tells {num_outputs} classes apart, the class list has {len(classes)}. Name "
             f"them: {remedy}"
         )
-    imported = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    imported = {"file": path.name, "sha256": files.compute_sha256(path)}
     info = ModelInfo(
         tuple(classes),
         width,

@@ -87,7 +87,9 @@ def test_settings_that_do_not_fit_are_refused(arguments, message):
 def test_clips_of_the_run_are_found(tmp_path):
     settings = config.base()
     settings.data.corpus, settings.data.data_dir = "tfds", str(tmp_path)
-    files.write_json(tmp_path / "run" / "config.json", files.as_json(settings.to_dict()))
+    of_earlier_version = files.as_json(settings.to_dict())
+    of_earlier_version["data"]["reader"] = "random"
+    files.write_json(tmp_path / "run" / "config.json", of_earlier_version)
     index = synthetic_data.make_index([2, 1], [4000, 3000, 5000], split="eval")
     audio = synthetic_data.make_audio(index)
     synthetic_data.write_prepared(tmp_path, index, audio, "eval")

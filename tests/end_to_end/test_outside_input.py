@@ -244,7 +244,7 @@ def test_soft_label_shards(labels, edits):
     folder, index, segmentation, shard, content = labels
     shard.write_bytes(changed(content, edits))
     with in_words():
-        SoftLabels(folder, index, segmentation).read_shard(0)
+        SoftLabels.open(folder, index, segmentation).read_shard(0)
 
 
 @many

@@ -23,6 +23,7 @@ from psl_jax.corpora.annotations.tool_tables import (
 )
 from psl_jax.corpora.audio_folders import walk_files
 from psl_jax.corpora.corpus import Problem
+from psl_jax.networks.class_lists import list_first
 from psl_jax.runtime.csv_files import SEPARATORS, listing
 from psl_jax.runtime.errors import UserError
 
@@ -238,20 +239,17 @@ def _find_recordings(
                 f"{table.path}: no column names a recording, and none is called as the table. "
                 "Call it as its recording, as in yard_01.txt for yard_01.wav"
             )
-        detail = f"row {_list_rows(row_numbers)} of {name}: no such recording in the folder"
+        shown = list_first(map(str, row_numbers))
+        detail = f"row {shown} of {name}: no such recording in the folder"
         result.problems.append(Problem(f"{file:.200}", "missing", detail))  # it may be audio
     for recording, row_numbers in outside.items():
-        detail = f"row {_list_rows(row_numbers)} of {name}: {result.tables[0]} does not name this "
-        detail += "recording; left out"
+        detail = f"row {list_first(map(str, row_numbers))} of {name}: {result.tables[0]} does not "
+        detail += "name this recording; left out"
         result.problems.append(Problem(recording, "event without clip", detail))
     if renamed:
         file, recording = next(iter(renamed.items()))
         detail = f"{len(renamed)} files are called otherwise than here, such as {file!r}: "
         result.problems.append(Problem(name, "other file name", f"{detail}{recording!r}"))
-
-
-def _list_rows(rows: list[int]) -> str:
-    return ", ".join(map(str, rows[:5])) + (" and more" if len(rows) > 5 else "")
 
 
 def read_table(
