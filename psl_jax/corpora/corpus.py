@@ -114,7 +114,7 @@ class Corpus(abc.ABC):
 
     name: ClassVar[str]  # of the data set that is made of it
     source_dir: str = ""  # the folder of the recordings
-    # Of the constructor, where one of them is `splits`.
+    # Of the constructor, besides `splits`; none where splits cannot be chosen.
     arguments: Mapping[str, Any] = types.MappingProxyType({})
     classes: tuple[str, ...]  # names, in label order
     class_ids: tuple[str, ...]
@@ -137,10 +137,8 @@ class Corpus(abc.ABC):
             load_clip, max_seconds=self.max_clip_seconds, rate=self.sample_rate
         )
 
-    def only(self, splits: Sequence[str]) -> Self | None:
-        """The same corpus with these splits; None where splits cannot be chosen. UserError."""
-        if not self.arguments:
-            return None
+    def only(self, splits: Sequence[str]) -> Self:
+        """The same corpus with these splits, of one that has `arguments`. Raises UserError."""
         corpus = type(self)(**{**self.arguments, "splits": splits})
         corpus.sample_rate = self.sample_rate
         return corpus

@@ -6,7 +6,7 @@ import pathlib
 import posixpath
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from psl_jax.corpora.annotations.recording_names import RecordingNames
 from psl_jax.corpora.annotations.table_events import Hints
@@ -87,49 +87,46 @@ class OwnData(Corpus):
         """Assigns recordings to splits by their groups, or as splits.csv says."""
         recordings = {name: r for name, r in folder.splits[""].items() if not r.is_unlabelled}
         wanted = [f"fold{k + 1}" for k in range(num_folds)] or list(SHARES)
-        if not group_by:
-            num_folders = len({posixpath.dirname(name) for name in recordings})
-            group_by = "folder" if num_folders >= len(wanted) else "recording"
-            if folder.folders_are_classes:
-                group_by = "recording"
-            elif 1 < num_folders < len(wanted):
-                print(
-                    f"note: {num_folders} folders are too few to split by: the recordings of one "
-                    "may be in several of the splits (config.data.group_by)"
-                )
+        group_by = group_by or _choose_grouping(folder, recordings, len(wanted))
         path = path_of(self.source_dir) / SPLITS_CSV
         if path.exists():
             print(f"{path} gives the splits. Delete it to have them made anew")
             self._splits = read_splits(path, list(recordings))
         else:
-            column = {name: recording.group for name, recording in recordings.items()}
-            group_of = groups_of(list(recordings), group_by, column)
-            counts: dict[str, Counter[int]] = defaultdict(Counter)
-            for name, recording in recordings.items():
-                counts[group_of[name]].update(self._clips_per_class(recording.row))
-            splits = assign_splits(counts, num_folds)
-            self._splits = {name: splits[group] for name, group in group_of.items()}
-            empty = [split for split in wanted if split not in splits.values()]
-            if recordings and empty:
-                detail = f"{len(splits)} groups are too few for {', '.join(wanted)}: nothing is in "
-                detail += f"{', '.join(empty)}. Write splits.csv (filename,split)"
-                if len(splits) < len(recordings):
-                    detail += ", or delete it where it is there and give --group_by=recording "
-                    detail += "(--config.data.group_by=recording)"
-                self.problems.append((None, Problem(self.source_dir, "no splits", detail)))
-            if {*splits.values()} - {"full"}:
+            self._split_anew(recordings, group_by, num_folds, wanted)
+            if {*self._splits.values()} - {"full"}:
                 with contextlib.suppress(OSError):  # made again, the same, where nobody may write
                     files.write_csv(path, _SPLITS_COLUMNS, sorted(self._splits.items()))
                     print(f"{path} has the split of each recording: edit it to have others")
-            num_evaluated = list(self._splits.values()).count("eval")
-            if 0 < num_evaluated < _FEW_RECORDINGS:
-                print(
-                    f"note: eval has {num_evaluated} recordings, too few for scores to trust. "
-                    f"Delete {SPLITS_CSV} and train with --folds=all to evaluate on all recordings"
-                )
         self._place_unlabelled(folder.splits[""], group_by)
         if not recordings:
             self.unions = {split: [UNLABELLED] for split in ("balanced", *SHARES)}
+
+    def _split_anew(
+        self, recordings: dict[str, Recording], group_by: str, num_folds: int, wanted: Sequence[str]
+    ) -> None:
+        """Assigns recordings to the `wanted` splits, and tells what these lack."""
+        column = {name: recording.group for name, recording in recordings.items()}
+        group_of = groups_of(list(recordings), group_by, column)
+        counts: dict[str, Counter[int]] = defaultdict(Counter)
+        for name, recording in recordings.items():
+            counts[group_of[name]].update(self._clips_per_class(recording.row))
+        splits = assign_splits(counts, num_folds)
+        self._splits = {name: splits[group] for name, group in group_of.items()}
+        empty = [split for split in wanted if split not in splits.values()]
+        if recordings and empty:
+            detail = f"{len(splits)} groups are too few for {', '.join(wanted)}: nothing is in "
+            detail += f"{', '.join(empty)}. Write splits.csv (filename,split)"
+            if len(splits) < len(recordings):
+                detail += ", or delete it where it is there and give --group_by=recording "
+                detail += "(--config.data.group_by=recording)"
+            self.problems.append((None, Problem(self.source_dir, "no splits", detail)))
+        num_evaluated = list(self._splits.values()).count("eval")
+        if 0 < num_evaluated < _FEW_RECORDINGS:
+            print(
+                f"note: eval has {num_evaluated} recordings, too few for scores to trust. "
+                f"Delete {SPLITS_CSV} and train with --folds=all to evaluate on all recordings"
+            )
 
     def _place_unlabelled(self, recordings: dict[str, Recording], group_by: str) -> None:
         """Puts recordings without labels into a split, but those of a group that is held out."""
@@ -245,6 +242,21 @@ def _read_columns(text: str) -> dict[str, str]:
             f"'filename=Datei,label=Klasse', with some of {', '.join(_COLUMNS)}"
         )
     return columns
+
+
+def _choose_grouping(folder: OwnFolder, recordings: Collection[str], num_splits: int) -> str:
+    """Chooses what keeps recordings together where the user says nothing of it."""
+    num_folders = len({posixpath.dirname(name) for name in recordings})
+    if folder.folders_are_classes:
+        return "recording"
+    if num_folders >= num_splits:
+        return "folder"
+    if num_folders > 1:
+        print(
+            f"note: {num_folders} folders are too few to split by: the recordings of one may be "
+            "in several of the splits (config.data.group_by)"
+        )
+    return "recording"
 
 
 def _column_of(group_by: str) -> str:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -90,10 +90,9 @@ def eval_batches(
 
 
 def whole_pass(
-    source: Source, parts: Iterable[tuple[Segments, np.ndarray, int]]
+    source: Source, parts: Sequence[tuple[Segments, np.ndarray, int]]
 ) -> Iterator[Batch]:
     """The batches of (segments, numbers, rows), whose clips about ascend; records are verified."""
-    parts = list(parts)
     read: Reader = functools.partial(read_verified, source)
     num_loaders = _count_loaders(source)
     if source.is_streamed and source.can_stream:

@@ -63,7 +63,6 @@ class ShardArrays:
     def write(self, shard: int, array: np.ndarray) -> None:
         """Writes the array [rows, width] of a shard; raises UserError for a full disk."""
         path, array = self.path(shard), np.ascontiguousarray(array, self.dtype)
-        self._check_form(shard, array)
         with plain_disk_errors(path, _GO_ON), files.atomic_open(path, "wb") as file:
             np.lib.format.write_array(file, array, allow_pickle=False)
             file.write(_checksum(array))

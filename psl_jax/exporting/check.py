@@ -58,12 +58,8 @@ def compare_with_flax(
 ) -> Differences:
     """Computes how an exported model differs from the Flax model, for several batches and lengths.
 
-    Args:
-      runner: the exported model in its own runtime.
-      model: the model that it was exported from.
-      signals: float32 [samples] each, of any length.
-
-    Raises UserError where shapes are wrong or probabilities are not finite.
+    signals: float32 [samples] each, of any length. Raises UserError where shapes are wrong or
+    probabilities are not finite.
     """
     flax_runner = make_flax_runner(model)
     differences: list[np.ndarray] = []

@@ -170,14 +170,14 @@ def draft_class_map(
     sorted_words = {_sort_words(part): name for part, name in synonyms.items()}
     draft: list[tuple[str, str, Any]] = []
     for name in ours:
-        known = comparable_name(name)
-        parts = _list_synonyms(known)
-        words = _sort_words(_fold_name(known))
+        comparable = comparable_name(name)
+        parts = _list_synonyms(comparable)
+        words = _sort_words(_fold_name(comparable))
         near = difflib.get_close_matches(words, sorted_words, 1, _LEAST_SIMILARITY)
-        if known in equal:
-            draft.append((name, equal[known], "equal"))
-        elif _fold_name(known) in folded:
-            draft.append((name, folded[_fold_name(known)], "case"))
+        if comparable in equal:
+            draft.append((name, equal[comparable], "equal"))
+        elif _fold_name(comparable) in folded:
+            draft.append((name, folded[_fold_name(comparable)], "case"))
         elif shared := [part for part in parts if part in synonyms]:
             draft.append((name, synonyms[shared[0]], "synonym"))
         elif near:

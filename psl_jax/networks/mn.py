@@ -227,12 +227,12 @@ def entries(params: Arrays) -> list[Entry]:
 def channels(width: float) -> dict[str, int]:
     """See `Architecture`."""
     inputs = round_channels(STEM_CHANNELS * width)
-    found = {"features.0.0.weight": inputs}
+    counts = {"features.0.0.weight": inputs}
     for number, row in enumerate(TABLE):
         expands = round_channels(row.expanded * width) != inputs
         inputs = round_channels(row.channels * width)
-        found[f"features.{number + 1}.block.{1 + expands + row.squeezed}.0.weight"] = inputs
-    return found | {"classifier.2.weight": round_channels(HEAD_CHANNELS * width)}
+        counts[f"features.{number + 1}.block.{1 + expands + row.squeezed}.0.weight"] = inputs
+    return counts | {"classifier.2.weight": round_channels(HEAD_CHANNELS * width)}
 
 
 MN = Architecture(

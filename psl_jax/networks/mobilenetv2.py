@@ -202,12 +202,12 @@ def entries(params: Arrays) -> list[Entry]:
 
 def channels(width: float) -> dict[str, int]:
     """See `Architecture`."""
-    last, found = 0, {"features.0.0.weight": scaled(STEM_CHANNELS, width)}
+    last, counts = 0, {"features.0.0.weight": scaled(STEM_CHANNELS, width)}
     for expansion, outputs, repeats, _ in INVERTED_RESIDUALS:
         last += repeats
         name = f"features.{last}.conv.{2 if expansion > 1 else 1}.weight"
-        found[name] = scaled(outputs, width)
-    return found | {f"features.{last + 1}.0.weight": scaled(HEAD_CHANNELS, max(width, 1.0))}
+        counts[name] = scaled(outputs, width)
+    return counts | {f"features.{last + 1}.0.weight": scaled(HEAD_CHANNELS, max(width, 1.0))}
 
 
 MOBILENET_V2 = Architecture(

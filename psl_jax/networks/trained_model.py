@@ -107,7 +107,8 @@ class ModelInfo:
 
     def as_json(self) -> dict[str, Any]:
         """As JSON values: what `from_json` reads."""
-        tuned, network = self.thresholds, {}
+        tuned = self.thresholds
+        network: dict[str, Any] = {}
         if self.network != MOBILENET_V2.name:  # which earlier versions know
             network = {"network": self.network, "sample_rate": self.sample_rate}
         return {
@@ -169,9 +170,9 @@ _STORED = {
 
 def _logmel(values: Any, where: object) -> LogMel:
     # Exports say more of their front end than its settings.
-    known = {field.name for field in dataclasses.fields(LogMel)}
+    settings = {field.name for field in dataclasses.fields(LogMel)}
     try:
-        return read(LogMel, {name: x for name, x in dict(values).items() if name in known})
+        return read(LogMel, {name: x for name, x in dict(values).items() if name in settings})
     except (UserError, TypeError, ValueError) as error:
         raise UserError(f"{where}: its front end {values!r:.200} is none of psl_jax's") from error
 

@@ -64,6 +64,8 @@ class ClipBuilder:
 
     def _reuse(self, root: pathlib.Path) -> None:
         """Finds a data set that differs in its splits alone, and adds the missing splits to it."""
+        if not self.corpus.arguments:
+            return
         for path in sorted(root.glob(f"*/{VERSION}/{preparation_report.REPORT_NAME}")):
             stored_settings = files.read_json(path)["settings"]
             stored_splits = stored_settings.get("splits", ())
@@ -71,10 +73,7 @@ class ClipBuilder:
                 same_corpus = self.corpus.only(stored_splits)
             except UserError:  # a table of those splits is gone
                 continue
-            if (
-                same_corpus is None
-                or files.as_json(_describe_settings(same_corpus)) != stored_settings
-            ):
+            if files.as_json(_describe_settings(same_corpus)) != stored_settings:
                 continue
             if added := set(self.corpus.settings["splits"]) - set(stored_splits):
                 self._added = self.corpus.only(sorted(added))
@@ -147,9 +146,7 @@ class ClipBuilder:
         if not new_splits:  # the process that held the lock before has made them
             return
         self._record_folder.mkdir(parents=True, exist_ok=True)
-        whole_corpus = self.corpus.only([*former_splits, *new_splits])
-        assert whole_corpus is not None
-        self.corpus = whole_corpus
+        self.corpus = self.corpus.only([*former_splits, *new_splits])
         self._write_splits(added, self._folder, beam_options, former_report)
 
     def _write_splits(

@@ -215,6 +215,14 @@ def test_shards_are_small_and_even(tmp_path, monkeypatch):
     assert sizes == {"full": [3, 3, 3, 1], "eval": [3, 2]}
 
 
+def test_a_damaged_report_of_other_data_is_no_obstacle(tmp_path):
+    other = tmp_path / "soundscapes" / "other" / builder.VERSION
+    other.mkdir(parents=True)
+    (other / preparation_report.REPORT_NAME).write_text("{")
+    made = builder.ClipBuilder(soundscapes.Soundscapes(config()), data_dir=tmp_path)
+    assert not made.is_prepared()
+
+
 def test_the_written_report_has_every_problem(tmp_path):
     missing = [
         {"split": None, "file": f"{n}.wav", "kind": "missing", "detail": ""} for n in range(30)
