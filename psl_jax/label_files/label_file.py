@@ -120,7 +120,10 @@ def plain_errors(path: pathlib.Path) -> Iterator[None]:
         raise UserError(f"{path}: no such file") from None
     except PermissionError:
         raise UserError(f"{path}: no permission to read it") from None
-    except (OSError, EOFError, LookupError, ValueError, TypeError, AttributeError) as error:
-        # pyarrow's errors are OSErrors and ValueErrors, h5py's OSErrors and KeyErrors; an HDF5
-        # group where an array is expected has no shape.
+    except (
+        *(OSError, EOFError, LookupError, ValueError, TypeError, AttributeError),
+        NotImplementedError,
+    ) as error:
+        # pyarrow's errors are OSErrors, ValueErrors and NotImplementedErrors, h5py's OSErrors and
+        # KeyErrors; an HDF5 group where an array is expected has no shape.
         raise UserError(f"{path} is damaged, or no such file as expected: {error}") from error

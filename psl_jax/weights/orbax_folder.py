@@ -160,7 +160,8 @@ def explain_damage(path: pathlib.Path, remedy: str) -> Iterator[None]:
     except Exception as error:
         if errors.is_loss_of_others(error):  # Orbax waits for them
             raise
-        reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]:.200}"
+        message = str(error).strip().partition("\n")[0]
+        reason = f"{type(error).__name__}: {message:.200}"
         raise UserError(
             f"{path}: damaged, or not whole, or no longer to be read: {remedy} ({reason})"
         ) from error

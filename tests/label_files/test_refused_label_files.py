@@ -71,6 +71,16 @@ def test_a_class_twice_in_a_row(tmp_path, data):
         bring_in(tmp_path / "s.parquet", data, tmp_path / "labels", "--format=sat")
 
 
+def test_values_that_are_no_numbers(tmp_path, data):
+    """pyarrow's error of a conversion that there is not is neither an OSError nor a ValueError."""
+    pa = pytest.importorskip("pyarrow")
+    row = {"filename": [IDS[0]], "start": [0.0], "end": [1.0]}
+    table = pa.table(row | {"idxs": [[{"class": 0}]], "prob": [[0.5]]})
+    parquet.write_table(table, tmp_path / "s.parquet")
+    with pytest.raises(UserError, match=r"s\.parquet is damaged, or no such file as expected: "):
+        bring_in(tmp_path / "s.parquet", data, tmp_path / "labels", "--format=sat")
+
+
 def test_lengths_that_are_none(tmp_path, data):
     table = write_table(tmp_path / "t.csv", all_rows())
     for option, seconds in (("segment", "inf"), ("hop", "nan"), ("shortest_segment", "-1")):

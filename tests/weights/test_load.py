@@ -48,6 +48,14 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path):
         load_model(tmp_path / "run")
 
 
+def test_damage_without_a_message_is_explained(tmp_path):
+    with (
+        pytest.raises(UserError, match=r"weights: damaged, .*copy it again \(AssertionError: \)"),
+        orbax_folder.explain_damage(tmp_path / "weights", "copy it again"),
+    ):
+        raise AssertionError
+
+
 @pytest.mark.parametrize("suffix", ["onnx", "tflite", "stablehlo"])
 def test_a_graph_is_no_model(tmp_path, suffix):
     with pytest.raises(UserError, match=rf"a\.{suffix} is a graph .*Give the run, or its"):
