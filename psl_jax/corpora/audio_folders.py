@@ -54,11 +54,11 @@ class Scan:
             if suffix in AUDIO_SUFFIXES:
                 yield FoundAudio(_stem(path), name, FileAudio(path))
             elif suffix == ".tar":
-                yield from _tar_members(path, name)
+                yield from _list_tar_members(path, name)
             elif suffix == ".parquet":
-                yield from _parquet_rows(path, name)
+                yield from _list_parquet_rows(path, name)
             elif suffix in HDF5_SUFFIXES:
-                yield from _hdf5_waveforms(path, name)
+                yield from _list_hdf5_waveforms(path, name)
             elif lower.endswith(COMPRESSED_TARS):
                 detail = "a compressed tar gives no access to single files; unpack it"
                 self.problems.append(Problem(name, "unreadable", detail))
@@ -100,7 +100,7 @@ def _stem(name: str) -> str:
     return stem if suffix.lower() in AUDIO_SUFFIXES else base
 
 
-def _tar_members(path: str, name: str) -> Iterator[FoundAudio]:
+def _list_tar_members(path: str, name: str) -> Iterator[FoundAudio]:
     """Audio files in a tar, as webdataset shards hold them beside their JSON and text."""
     with (
         io.BufferedReader(open_ranges(path), _HEADER_BYTES) as file,
@@ -112,14 +112,14 @@ def _tar_members(path: str, name: str) -> Iterator[FoundAudio]:
                 yield FoundAudio(_stem(member.name), f"{name}:{make_printable(member.name)}", audio)
 
 
-def _parquet_rows(path: str, name: str) -> Iterator[FoundAudio]:
+def _list_parquet_rows(path: str, name: str) -> Iterator[FoundAudio]:
     """Rows with an id and an embedded audio file."""
     try:
         import pyarrow.parquet as parquet
     except ImportError as error:
         raise MissingPackageError(path, "pyarrow", "corpora") from error
     with open_ranges(path) as opened, parquet.ParquetFile(opened) as file:
-        key, column = _parquet_columns(file.schema_arrow, path)
+        key, column = _find_parquet_columns(file.schema_arrow, path)
         for group in range(file.num_row_groups):
             ids = file.read_row_group(group, columns=[key]).flatten().column(0)
             for row, value in enumerate(ids.to_pylist()):
@@ -127,7 +127,7 @@ def _parquet_rows(path: str, name: str) -> Iterator[FoundAudio]:
                 yield FoundAudio(_stem(str(value or "")), f"{name}:{value}", audio)
 
 
-def _parquet_columns(schema: Any, path: str) -> tuple[str, str]:
+def _find_parquet_columns(schema: Any, path: str) -> tuple[str, str]:
     """Paths of the id and of the audio bytes."""
     names = schema.names
     audio = next((name for name in _AUDIO_COLUMNS if name in names), None)
@@ -143,7 +143,7 @@ def _parquet_columns(schema: Any, path: str) -> tuple[str, str]:
     return key, f"{audio}.bytes" if f"{audio}.bytes" in fields else audio
 
 
-def _hdf5_waveforms(path: str, name: str) -> Iterator[FoundAudio]:
+def _list_hdf5_waveforms(path: str, name: str) -> Iterator[FoundAudio]:
     """Waveforms in the layout of PANNs (`audio_name`, `waveform`) or of the PSL code (by name).
 
     A file that does not state its rate is of 32 kHz in the former, and of 16 kHz in the latter.
@@ -163,17 +163,17 @@ def _hdf5_waveforms(path: str, name: str) -> Iterator[FoundAudio]:
                     audio = Hdf5Audio(path, "waveform", row, rate or _PANNS_RATE)
                     yield FoundAudio(_stem(label), f"{name}:{label}", audio)
             return
-        for key in _dataset_names(file):
+        for key in _list_datasets(file):
             audio = Hdf5Audio(path, key, None, rate or SAMPLE_RATE)
             yield FoundAudio(_stem(key), f"{name}:{key}", audio)
 
 
-def _dataset_names(group: Any, prefix: str = "") -> Iterator[str]:
+def _list_datasets(group: Any, prefix: str = "") -> Iterator[str]:
     """Paths of all data sets; names with "/" have become groups. Contents are not opened."""
     import h5py
 
     for key in group:
         if group.get(key, getclass=True) is h5py.Group:
-            yield from _dataset_names(group[key], f"{prefix}{key}/")
+            yield from _list_datasets(group[key], f"{prefix}{key}/")
         else:
             yield f"{prefix}{key}"

@@ -220,7 +220,7 @@ class AudioSet(Corpus):
         self.arguments = {"source_dir": self.source_dir, "labels_dir": tables}
         self.classes, self.class_ids = read_classes(AUDIOSET_CSV)
         self.has_events = bool(self._strong)
-        self.unions = _unions(self._splits)
+        self.unions = _find_unions(self._splits)
         self._tables = sorted({name for split in self._splits for name in SPLITS[split]})
         self.settings = {
             "source_dir": self.source_dir,
@@ -237,7 +237,7 @@ class AudioSet(Corpus):
         for name in self._tables:
             tables[name], problems = read_segments(self._csvs[name], lookup)
             self.problems += [(name, problem) for problem in problems]
-        wanted = self._wanted(tables)
+        wanted = self._select_clips(tables)
         segments = {s.id: s for split in wanted.values() for s in split}
         events: dict[str, list[Event]] = {}
         for path in self._strong:
@@ -250,13 +250,13 @@ class AudioSet(Corpus):
             if not any(clip.id in audio for clip in clips):
                 raise _make_no_match_error(split, clips, scan, bool(audio))
         self.absent, rows = {}, {}
-        for split, clips in _stored(wanted, self.unions).items():
+        for split, clips in _select_stored(wanted, self.unions).items():
             missing = [clip.id for clip in clips if clip.id not in audio]
             self.absent[split], detail = len(missing), "no audio by this id"
             self.problems += [(split, Problem(clip, "missing", detail)) for clip in missing]
             if len(missing) == len(clips):  # of what a larger split has besides
                 continue
-            rows[split] = _ordered(
+            rows[split] = _sort_rows(
                 ClipRow(
                     clip.id,
                     audio[clip.id].name,
@@ -270,7 +270,7 @@ class AudioSet(Corpus):
             )
         return rows
 
-    def _wanted(self, tables: Mapping[str, list[ListedClip]]) -> dict[str, list[ListedClip]]:
+    def _select_clips(self, tables: Mapping[str, list[ListedClip]]) -> dict[str, list[ListedClip]]:
         wanted = {}
         for split in self._splits:
             parts = [tables[name] for name in SPLITS[split]]
@@ -296,7 +296,7 @@ class AudioSet(Corpus):
             elif clip in audio:
                 problems.append(Problem(file.name, "duplicate", f"{audio[clip].name} is kept"))
             else:
-                audio[clip] = _without_padding(file, segments[clip])
+                audio[clip] = _cut_padding(file, segments[clip])
         problems += scan.problems
         if num_unused:
             detail = f"{num_unused} files of no clip of these splits, this is the first"
@@ -305,14 +305,14 @@ class AudioSet(Corpus):
         return audio
 
 
-def _unions(splits: Sequence[str]) -> dict[str, list[str]]:
+def _find_unions(splits: Sequence[str]) -> dict[str, list[str]]:
     """Which of `splits` are stored as others together: the larger ones that hold smaller ones."""
     nested = [split for split in NESTED if split in splits]
     members = nested[:1] + [f"{split}_others" for split in nested[1:]]
     return {split: members[: number + 1] for number, split in enumerate(nested) if number}
 
 
-def _stored(
+def _select_stored(
     wanted: Mapping[str, list[ListedClip]], unions: Mapping[str, Sequence[str]]
 ) -> dict[str, list[ListedClip]]:
     """The clips of the splits that are stored: each clip once."""
@@ -363,7 +363,7 @@ def _choose_splits(splits: Sequence[str], csvs: Mapping[str, Any], folder: str) 
     return wanted
 
 
-def _without_padding(file: FoundAudio, segment: ListedClip) -> FoundAudio:
+def _cut_padding(file: FoundAudio, segment: ListedClip) -> FoundAudio:
     """PANNs pads clips to 10 s; AudioSet's times tell where shorter ones end."""
     if isinstance(file.audio, Hdf5Audio) and file.audio.row is not None:
         seconds = segment.end - segment.start
@@ -371,7 +371,7 @@ def _without_padding(file: FoundAudio, segment: ListedClip) -> FoundAudio:
     return file
 
 
-def _ordered(rows: Iterable[ClipRow]) -> tuple[ClipRow, ...]:
+def _sort_rows(rows: Iterable[ClipRow]) -> tuple[ClipRow, ...]:
     """Mixed, except that clips in parquet files come in the order of those files.
 
     A row has no place of its own in a parquet file: in any other order its whole group would have

@@ -170,7 +170,7 @@ def load_clip(row: ClipRow, max_seconds: float, rate: int = SAMPLE_RATE) -> Load
         else:
             start, end = row.span
             audio = row.audio.decode(end + SPAN_TOLERANCE, rate)
-            audio, holds_more = _span_of(audio, start, end)
+            audio, holds_more = _take_span(audio, start, end)
             if holds_more:
                 note(
                     "whole recording",
@@ -206,7 +206,7 @@ def load_clip(row: ClipRow, max_seconds: float, rate: int = SAMPLE_RATE) -> Load
     return Loaded(Clip(row.id, audio.samples, labels, events, row.unknown), tuple(problems))
 
 
-def _span_of(audio: Audio, start: float, end: float) -> tuple[Audio, bool]:
+def _take_span(audio: Audio, start: float, end: float) -> tuple[Audio, bool]:
     """The clip from `start` to `end`, and whether `audio` holds more of its recording.
 
     Raises DecodeError where it is neither the clip nor reaches its end.

@@ -42,7 +42,7 @@ class LabelCells:
         self._split_further(classes)
         self._note_unsure()
         names, events = self._count_names(counts), self._count_names(event_counts)
-        self._spelling = self._spellings(names + events, classes)
+        self._spelling = self._choose_spellings(names + events, classes)
         if classes is None:
             mine = {self.name(name) for name in names}
             others = sorted({self.name(name) for name in events} - mine - {""})
@@ -103,8 +103,8 @@ class LabelCells:
             if re.search("[\t\r\n]", text):
                 detail = f"labels such as {text!r} are read as several, in lines or with tabs"
                 self._note_once("several labels", detail)
-            names = re.split(f"[\t\r\n]|{re.escape(self._separator)}", _without_quotes(text))
-            names = list(map(_without_quotes, names))
+            names = re.split(f"[\t\r\n]|{re.escape(self._separator)}", _strip_quotes(text))
+            names = list(map(_strip_quotes, names))
         return [name for name in map(clean_name, names) if name]
 
     def _note_once(self, kind: str, detail: str) -> None:
@@ -156,7 +156,7 @@ class LabelCells:
                 )
                 self.notes.append(("one label or several?", detail))
 
-    def _spellings(
+    def _choose_spellings(
         self, names: collections.Counter[str], classes: tuple[str, ...] | None
     ) -> dict[str, str]:
         """How each name is spelt, by its case-folded form; tells of those in several spellings."""
@@ -204,7 +204,7 @@ def _unquote(quoted: str) -> str:
     return re.sub(r"\\(.)", r"\1", quoted[1:-1])
 
 
-def _without_quotes(text: str) -> str:
+def _strip_quotes(text: str) -> str:
     """The text between the quotes that stand around it, if any do."""
     quoted = QUOTED.fullmatch(text.strip())
     return (quoted[1] or quoted[2] or "") if quoted else text

@@ -45,7 +45,7 @@ class OwnData(Corpus):
             raise UserError("data.label_separator is empty: expected a character such as ';'")
         self.max_clip_seconds = data.clip_seconds
         self._keeps_background = data.annotated == "throughout"
-        hints = Hints(_read_columns(data.columns), data.event_label, _column_of(data.group_by))
+        hints = Hints(_read_columns(data.columns), data.event_label, _find_column(data.group_by))
         folder = self._folder = read_own_folder(
             data.source_dir, hints, data.label_separator, keeps_unlabelled=data.unlabelled
         )
@@ -133,7 +133,7 @@ class OwnData(Corpus):
         unlabelled = sorted(name for name, r in recordings.items() if r.is_unlabelled)
         if not unlabelled:
             return
-        group_by = "recording" if _column_of(group_by) else group_by
+        group_by = "recording" if _find_column(group_by) else group_by
         group_of = groups_of(list(recordings), group_by, {})
         held_out = {group_of[name] for name, split in self._splits.items() if split != "full"}
         for name in unlabelled:
@@ -259,7 +259,7 @@ def _choose_grouping(folder: OwnFolder, recordings: Collection[str], num_splits:
     return "recording"
 
 
-def _column_of(group_by: str) -> str:
+def _find_column(group_by: str) -> str:
     """The column that `data.group_by` names; "" where it names none."""
     return "" if "(" in group_by or group_by in ("recording", "folder") else group_by
 

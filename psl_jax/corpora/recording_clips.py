@@ -93,7 +93,7 @@ def cut_recording(
         unknown = find_unknown(0.0, math.inf, row.labels)
         return [dataclasses.replace(row, unknown=unknown)], []
     problems = []
-    events, outside = _events_of_clips(row.events or (), count, clip_seconds)
+    events, outside = _assign_events(row.events or (), count, clip_seconds)
     for onset, _, _ in outside:
         detail = f"event at {onset:g} s: after the last clip, at {count * clip_seconds:g} s"
         problems.append(Problem(row.filename, "bad event", f"{detail}; left out"))
@@ -131,7 +131,7 @@ def find_unlearnable(rows: Iterable[ClipRow], num_classes: int) -> frozenset[int
     return frozenset(np.flatnonzero(with_class > without).tolist())
 
 
-def _events_of_clips(
+def _assign_events(
     events: Sequence[Event], count: int, clip_seconds: float
 ) -> tuple[dict[int, list[Event]], list[Event]]:
     """The events in each clip, with times in the clip, and those after the last clip."""

@@ -262,7 +262,7 @@ def joined(indices: Sequence[ClipIndex], name: str | None = None) -> ClipIndex:
         )
 
     if any(index.has_unknown for index in indices):
-        indices = [index if index.has_unknown else _all_known(index) for index in indices]
+        indices = [index if index.has_unknown else _mark_all_known(index) for index in indices]
     merged: dict[str, Any] = {"sample_rate": first.sample_rate}
     for field in dataclasses.fields(ClipIndex):
         values = [getattr(index, field.name) for index in indices]
@@ -278,7 +278,7 @@ def joined(indices: Sequence[ClipIndex], name: str | None = None) -> ClipIndex:
     return ClipIndex(**merged | {"split": name, "classes": first.classes})
 
 
-def _all_known(index: ClipIndex) -> ClipIndex:
+def _mark_all_known(index: ClipIndex) -> ClipIndex:
     """The index with empty lists of unknown classes."""
     offsets, values = ragged([()] * len(index))
     return dataclasses.replace(index, unknown_offsets=offsets, unknown_values=values)

@@ -71,7 +71,7 @@ class Corrections:
         """Finds what holds for the segments of a split."""
         firsts = segmentation.number_segments(index.num_samples)
         segments, classes, values = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], [np.zeros(0)]
-        for clip, people in self._opinions(index):
+        for clip, people in self._collect_opinions(index):
             seconds = index.num_samples[clip] / SAMPLE_RATE
             onsets, offsets = segmentation.compute_times(np.arange(firsts[clip + 1] - firsts[clip]))
             verdicts = _judge_yeses(people)
@@ -94,8 +94,8 @@ class Corrections:
         unknown = _number_pairs(index, index.unknown_offsets, index.unknown_values)
         pairs = np.union1d(np.setdiff1d(pairs, decided), decided[values == 1])
         unknown = np.union1d(np.setdiff1d(unknown, decided), decided[np.isnan(values)])
-        label_offsets, label_values = _ragged(pairs, index)
-        unknown_offsets, unknown_values = _ragged(unknown, index) if len(unknown) else (None, None)
+        label_offsets, label_values = _unpair(pairs, index)
+        unknown_offsets, unknown_values = _unpair(unknown, index) if len(unknown) else (None, None)
         return dataclasses.replace(
             index,
             label_offsets=label_offsets,
@@ -121,7 +121,7 @@ class Corrections:
             f"{index.classes[label]!r} at {begin / _CELLS:g} to {end / _CELLS:g} s of "
             f"{index.ids[clip]}"
             for index in splits
-            for clip, people in self._opinions(index)
+            for clip, people in self._collect_opinions(index)
             for (label, begin, end), verdict in _judge_yeses(people).items()
             if verdict is None
         ]
@@ -166,7 +166,7 @@ class Corrections:
                     "name. Delete those about other files"
                 )
 
-    def _opinions(self, index: ClipIndex) -> Iterator[tuple[int, list["_Opinion"]]]:
+    def _collect_opinions(self, index: ClipIndex) -> Iterator[tuple[int, list["_Opinion"]]]:
         """What each person says of a clip, for the clips of which somebody does, ascending."""
         places = _Places(index)
         labels = {d.label: find_class(d.label, index.classes) for d in self.decisions}
@@ -278,7 +278,7 @@ def _number_pairs(
     return np.asarray(clips * index.num_classes + values)
 
 
-def _ragged(pairs: np.ndarray, index: ClipIndex) -> tuple[np.ndarray, np.ndarray]:
+def _unpair(pairs: np.ndarray, index: ClipIndex) -> tuple[np.ndarray, np.ndarray]:
     """Offsets and values of clip * classes + class, ascending: see `ClipIndex`."""
     counts = np.bincount(pairs // index.num_classes, minlength=len(index))
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)

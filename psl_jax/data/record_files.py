@@ -84,7 +84,7 @@ def parse_example(content: Buffer) -> dict[str, Feature]:
                 feature = Feature([], 0)
                 for kind, *value_list in _fields(content, *parts.get(2, (0, 0))):
                     spans = [(start, end) for _, start, end in _fields(content, *value_list)]
-                    parsed = _values(kind, [content[start:end] for start, end in spans])
+                    parsed = _parse_values(kind, [content[start:end] for start, end in spans])
                     feature = Feature(parsed, spans[0][0] if spans else 0)
                 features[name] = feature
     except (IndexError, KeyError, ValueError) as error:
@@ -99,7 +99,7 @@ def single_values(features: dict[str, Feature], names: Sequence[str]) -> list[me
     return [memoryview((features[name].values or [b""])[0]) for name in names]
 
 
-def _values(kind: int, parts: list[memoryview]) -> list[Any]:
+def _parse_values(kind: int, parts: list[memoryview]) -> list[Any]:
     if kind == 1:
         return parts
     packed = b"".join(parts)

@@ -67,17 +67,17 @@ class Segments:
 
     def load(self, numbers: np.ndarray, size: int = 0, read: Reader | None = None) -> Batch:
         """The batch of the segments `numbers`, filled up to `size` rows. Raises UserError."""
-        cut, batch = self.segmentation, self.describe(numbers)
+        batch, segment_samples = self.describe(numbers), self.segmentation.segment_samples
         clips, counts = batch["clip"], batch["num_samples"]
         # New memory each time: devices may still be reading the last batch.
-        audio = np.empty((len(numbers), cut.segment_samples, *self.source.tick_shape), np.int16)
-        starts = batch["segment"].astype(np.int64) * cut.hop_samples
+        audio = np.empty((len(numbers), segment_samples, *self.source.tick_shape), np.int16)
+        starts = batch["segment"].astype(np.int64) * self.segmentation.hop_samples
         (read or self.source.read)(clips, starts, counts, audio)
-        for row in np.flatnonzero(counts < cut.segment_samples):
+        for row in np.flatnonzero(counts < segment_samples):
             audio[row, counts[row] :] = 0
             reflect_end(audio[row], int(counts[row]))
         batch = {"audio": audio} | batch
-        return batch if size <= len(numbers) else _filled_up(batch, size)
+        return batch if size <= len(numbers) else _fill_up(batch, size)
 
     def describe(self, numbers: np.ndarray) -> Batch:
         """The batch of the segments `numbers` [n] without its audio."""
@@ -116,7 +116,7 @@ def mix_labels(soft: Any, weak: Any, alpha: float, has_unknown: bool = False) ->
     return alpha * soft + (1 - alpha) * weak
 
 
-def _filled_up(batch: Batch, size: int) -> Batch:
+def _fill_up(batch: Batch, size: int) -> Batch:
     """The batch with rows of weight 0 up to `size`."""
     count, samples = batch["audio"].shape[:2]
     # Silence of full length: a mean over no samples would be NaN, which no weight removes.

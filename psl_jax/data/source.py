@@ -79,7 +79,7 @@ class Source:
         places = self.index.audio_places[clips] + width * starts
         sizes = width * counts.astype(np.int64)
         if self.is_remote:
-            for row, data in zip(rows, self._ranges(shards, places, sizes), strict=True):
+            for row, data in zip(rows, self._read_ranges(shards, places, sizes), strict=True):
                 row.reshape(-1)[: len(data) // 2] = np.frombuffer(data, "<i2")
             return
         ranges = zip(shards.tolist(), places.tolist(), sizes.tolist(), strict=True)
@@ -97,7 +97,7 @@ class Source:
         """The verified audio of `clips` [n]: int16 [ticks, *tick_shape] each. Raises UserError."""
         index, shards = self.index, self.index.shard_of(clips)
         places, sizes = index.record_places[clips], self._record_bytes[clips]
-        records = self._ranges(shards, places, sizes)
+        records = self._read_ranges(shards, places, sizes)
         for clip, shard, record in zip(clips.tolist(), shards.tolist(), records, strict=True):
             number = clip - int(index.shard_offsets[shard])
             try:
@@ -106,7 +106,7 @@ class Source:
                 raise self._damaged(shard, error) from error
             yield self.checked_audio(clip, content)
 
-    def _ranges(
+    def _read_ranges(
         self, shards: np.ndarray, places: np.ndarray, sizes: np.ndarray
     ) -> Iterator[bytes | memoryview]:
         """The bytes [sizes[i]] at each place."""
@@ -252,20 +252,20 @@ class ClipStream:
         places = zip(clips.tolist(), starts.tolist(), counts.tolist(), strict=True)
         for row, (clip, start, count) in zip(rows, places, strict=True):
             while not self._left:
-                self._begin(next(self._orders))
-            row[:count] = self._clip(clip)[start : start + count]
+                self._begin_order(next(self._orders))
+            row[:count] = self._find_clip(clip)[start : start + count]
             self._left -= 1
             self._uses[clip] -= 1
             if not self._uses[clip]:
                 del self._held[clip]
 
-    def _begin(self, clips: np.ndarray) -> None:
+    def _begin_order(self, clips: np.ndarray) -> None:
         self._left = len(clips)
         numbers, uses = np.unique(clips, return_counts=True)
         self._uses = dict(zip(numbers.tolist(), uses.tolist(), strict=True))
-        self._records = iter(_dataset(self._source, clips))
+        self._records = iter(_open_dataset(self._source, clips))
 
-    def _clip(self, clip: int) -> np.ndarray:
+    def _find_clip(self, clip: int) -> np.ndarray:
         errors = tensorflow_quietly().errors
         while clip not in self._held:
             try:
@@ -279,7 +279,7 @@ class ClipStream:
         return self._held[clip]
 
 
-def _dataset(source: Source, clips: np.ndarray) -> Any:
+def _open_dataset(source: Source, clips: np.ndarray) -> Any:
     """Yields (clip, record) of the shards that `clips` need, in the order of their first use."""
     tf = tensorflow_quietly()
     shard_of, offsets = source.index.shard_of(clips), source.index.shard_offsets

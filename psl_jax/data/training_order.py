@@ -40,7 +40,8 @@ class TrainingOrder:
     process_count: int = 1
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or not 0 <= self.process_index < self.process_count:
+        has_share = self.batch_size > 0 and 0 <= self.process_index < self.process_count
+        if not has_share or self.sampling not in SAMPLINGS:
             raise ValueError(str(self))
 
     @property
@@ -58,7 +59,7 @@ class TrainingOrder:
         if not len(segments):
             raise UserError(f"split {segments.source.index.split!r} has no clips")
         if self.sampling != "uniform":
-            yield from self._drawn(segments, start_step)
+            yield from self._draw(segments, start_step)
         waiting = np.empty(0, np.int64)
         for numbers in self.epochs(segments, start_step):
             waiting = np.concatenate([waiting, numbers])
@@ -70,16 +71,16 @@ class TrainingOrder:
         """The numbers of this process's segments of each uniform epoch, from `start_step` on."""
         size = self.epoch_size(segments)
         first, done = divmod(start_step * self.batch_size, size)
-        epoch = self._streamed_epoch if self.streamed else self._permuted_epoch
+        epoch = self._make_streamed_epoch if self.streamed else self._make_permuted_epoch
         yield epoch(segments, first)[done:]
         yield from (epoch(segments, number) for number in itertools.count(first + 1))
 
-    def _permuted_epoch(self, segments: Segments, epoch: int) -> np.ndarray:
+    def _make_permuted_epoch(self, segments: Segments, epoch: int) -> np.ndarray:
         order = np.random.default_rng([self.seed, epoch]).permutation(len(segments))
         places = np.arange(self.epoch_size(segments)) * self.process_count + self.process_index
         return order[places % len(segments)]
 
-    def _streamed_epoch(self, segments: Segments, epoch: int) -> np.ndarray:
+    def _make_streamed_epoch(self, segments: Segments, epoch: int) -> np.ndarray:
         index, size = segments.source.index, self.epoch_size(segments)
         shards = np.random.default_rng([self.seed, epoch]).permutation(len(index.shard_sizes))
         clips = [np.arange(*index.shard_offsets[shard : shard + 2]) for shard in shards]
@@ -96,13 +97,12 @@ class TrainingOrder:
         rng = np.random.default_rng([self.seed, epoch, _MIXING, self.process_index])
         return numbers[np.argsort(group + arrival + rng.random(size), kind="stable")]
 
-    def _drawn(self, segments: Segments, start_step: int) -> Iterator[np.ndarray]:
+    def _draw(self, segments: Segments, start_step: int) -> Iterator[np.ndarray]:
         index = segments.source.index
         counts = np.diff(segments.firsts)
         if self.sampling == "balanced":
             queue = ClassQueue(index, self.seed)
         else:
-            assert self.sampling == "weighted", self.sampling
             ends = np.cumsum(clip_weights(index))
             ends /= ends[-1]
         of_all = self.batch_size * self.process_count

@@ -118,7 +118,7 @@ def log_mel(
     return in_parts(transform, padded, frames * FFT * 4, platform)
 
 
-def _log_mel(padded: jax.Array, frames: int, by_products: bool = False) -> jax.Array:
+def _log_mel(padded: jax.Array, frames: int, by_products: bool) -> jax.Array:
     """by_products: no FFT, which a TPU takes longer for than for a product with its matrix."""
     chunk = int(np.gcd(HOP, (FFT - WINDOW) // 2))  # 16 samples; the window is 800 of 1024
     first = (FFT - WINDOW) // 2

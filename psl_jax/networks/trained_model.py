@@ -151,7 +151,7 @@ class ModelInfo:
         return cls(
             tuple(classes),
             **facts,
-            logmel=_logmel(rest.pop("frontend", {}), where),
+            logmel=_read_logmel(rest.pop("frontend", {}), where),
             name=str(rest.pop("name", "") or "model"),
             thresholds=None if tuned is None else Thresholds.from_json(tuned, classes, where),
             origin=rest,
@@ -168,7 +168,7 @@ _STORED = {
 }
 
 
-def _logmel(values: Any, where: object) -> LogMel:
+def _read_logmel(values: Any, where: object) -> LogMel:
     # Exports say more of their front end than its settings.
     settings = {field.name for field in dataclasses.fields(LogMel)}
     try:

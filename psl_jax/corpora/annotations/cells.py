@@ -45,7 +45,7 @@ def read_text(path: pathlib.Path) -> str:
     return text
 
 
-def literal_rows(text: str) -> list[Row]:
+def split_literal_rows(text: str) -> list[Row]:
     """The rows of a text with tabs in which a quote is a character like others."""
     lines = re.split("\r\n|\n|\r", text)
     return [
@@ -55,7 +55,7 @@ def literal_rows(text: str) -> list[Row]:
     ]
 
 
-def sheet_of(path: str, separator: str, rows: list[Row]) -> Sheet:
+def make_sheet(path: str, separator: str, rows: list[Row]) -> Sheet:
     """The rows as a table, the first as its header. Raises UserError for a row that is too long."""
     header = rows[0][1] if rows else []
     while header and not header[-1]:
@@ -96,7 +96,7 @@ def read_separated(path: str, text: str) -> Sheet:
             row = reader.line_num + 1
     except csv.Error as error:
         raise UserError(f'{path}, row {row}: {error}. Is a quote (") not closed?') from error
-    return sheet_of(path, separator, rows[1:] if named else rows)
+    return make_sheet(path, separator, rows[1:] if named else rows)
 
 
 def read_spreadsheet(path: pathlib.Path) -> Sheet:
@@ -121,7 +121,7 @@ def read_spreadsheet(path: pathlib.Path) -> Sheet:
             f"{path}, row {row}: the formula {text!r:.40} has no value. Open and save the file in "
             "a spreadsheet program"
         )
-    return sheet_of(str(path), "", values[title])
+    return make_sheet(str(path), "", values[title])
 
 
 def _read_sheets(
@@ -140,17 +140,17 @@ def _read_sheets(
         sheets[sheet.title] = [
             (row, cells)
             for row, row_cells in enumerate(sheet.iter_rows(), 1)
-            if any(cells := list(map(_spreadsheet_text, row_cells)))
+            if any(cells := list(map(_format_spreadsheet_cell, row_cells)))
         ]
     book.close()
     return sheets
 
 
-def _spreadsheet_text(cell: Any) -> str:
+def _format_spreadsheet_cell(cell: Any) -> str:
     """The text of a cell. Who typed 1:30 may mean minutes, so this is no time of an event."""
     if isinstance(cell.value, datetime.time) and "s" not in cell.number_format.lower():
         return f"{cell.value:%H:%M} (hours and minutes)"
-    return _cell_text(getattr(cell.value, "text", cell.value))  # the text of an array formula
+    return _format_cell(getattr(cell.value, "text", cell.value))  # the text of an array formula
 
 
 def _refuse_merged_cells(path: pathlib.Path, copy: str | os.PathLike[str]) -> None:
@@ -176,12 +176,12 @@ def read_parquet(path: pathlib.Path) -> Sheet:
             values = [column.to_pylist() for column in table.columns]
         except (OSError, ValueError) as error:  # the latter also of a time in nanoseconds
             raise UserError(f"{path}: no parquet file that can be read: {error}") from error
-    columns = [list(map(_cell_text, values_of_column)) for values_of_column in values]
+    columns = [list(map(_format_cell, values_of_column)) for values_of_column in values]
     rows = [(row, list(cells)) for row, cells in enumerate(zip(*columns, strict=True), 1)]
-    return sheet_of(str(path), "", [(0, list(table.column_names)), *rows])
+    return make_sheet(str(path), "", [(0, list(table.column_names)), *rows])
 
 
-def _cell_text(value: Any) -> str:
+def _format_cell(value: Any) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, datetime.timedelta):

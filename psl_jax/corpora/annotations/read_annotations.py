@@ -269,11 +269,11 @@ def read_table(
     text = cells_lib.read_text(path)
     if text.lstrip().startswith('File type = "ooTextFile'):
         raise UserError(f"{path}: {_DECLINED_SUFFIXES['.textgrid']}. Write {_PLAIN}")
-    rows = cells_lib.literal_rows(text)
+    rows = cells_lib.split_literal_rows(text)
     if is_elan(rows):
         return read_elan(str(path), rows)
     if rows and is_raven(rows[0][1]):  # its labels may hold quotes
-        return read_raven(cells_lib.sheet_of(str(path), "\t", rows), hints)
+        return read_raven(cells_lib.make_sheet(str(path), "\t", rows), hints)
     if is_audacity(rows):
         return read_audacity(str(path), rows)
     try:

@@ -29,7 +29,7 @@ class RecordingNames:
         self._by_stem: dict[str, list[str]] = collections.defaultdict(list)
         self._folders: set[str] = set()  # those with recordings, folded
         for recording in sorted(recordings):
-            base = _parts(recording)[-1]
+            base = _split_path(recording)[-1]
             self._by_path[recording] = recording
             self._by_path.setdefault(unicodedata.normalize("NFC", recording), recording)
             self._folders.add(posixpath.dirname(_fold(recording)))
@@ -44,13 +44,13 @@ class RecordingNames:
         UserError for names of several recordings, and for a recording that goes by two paths, of
         two recordings elsewhere.
         """
-        matches = {name: match for name in names if (match := self._matches(name, where, folder))}
+        matches = {name: match for name in names if (match := self._match(name, where, folder))}
         if len(set(matches.values())) > 1:
             raise UserError(
                 f"{where}: about {' and '.join(matches.values())}; expected one of them"
             )
         for name, recording in matches.items():
-            parts, other = _parts(without_ending(name)), self._called.get(recording, ())
+            parts, other = _split_path(without_ending(name)), self._called.get(recording, ())
             shorter = min(len(parts), len(other))
             if shorter and parts[-shorter:] != other[-shorter:]:
                 raise UserError(
@@ -63,7 +63,7 @@ class RecordingNames:
 
     def of_table(self, table: str) -> str | None:
         """The recording by whose name a table is called, as in yard_01.Table.1.selections.txt."""
-        base = _parts(table)[-1]
+        base = _split_path(table)[-1]
         ends = (end for end in range(len(base) - 1, 0, -1) if base[end] in "._- ")
         stem = next((base[:e] for e in ends if base[:e] in self._by_stem), None)
         if stem is None or not _are_table_words(base[len(stem) :]):
@@ -74,14 +74,14 @@ class RecordingNames:
             raise UserError(f"{table}: a table of {' or '.join(recordings)}? Rename one of them")
         return (beside or recordings)[0]
 
-    def _matches(self, name: str, where: str, folder: str) -> str | None:
+    def _match(self, name: str, where: str, folder: str) -> str | None:
         path = posixpath.normpath(name.strip())
         for spelling in (path, unicodedata.normalize("NFC", path)):
             if spelling in self._by_path:
                 return self._by_path[spelling]
         if self._root is not None and _is_file(self._root, path):
             return path
-        parts, folded = _parts(name), _fold(name)
+        parts, folded = _split_path(name), _fold(name)
         has_suffix = _is_audio(name)
         table = self._by_base if has_suffix else self._by_stem
         candidates = table.get(parts[-1], [])
@@ -94,7 +94,7 @@ class RecordingNames:
             candidates = [c for c in candidates if folded_paths[c] == folded]
         if len(candidates) < 2:
             return candidates[0] if candidates else None
-        common = [_common_tail(parts, _parts(c), stem_only=not has_suffix) for c in candidates]
+        common = [_common_tail(parts, _split_path(c), stem_only=not has_suffix) for c in candidates]
         best = [c for c, n in zip(candidates, common, strict=True) if n == max(common)]
         below = _fold(posixpath.join(folder, name.strip()))
         best = [c for c in best if folded_paths[c] == below] or best
@@ -124,7 +124,7 @@ def _fold(name: str) -> str:
     return _normalize(name).casefold()
 
 
-def _parts(name: str) -> tuple[str, ...]:
+def _split_path(name: str) -> tuple[str, ...]:
     """The folded parts of a path of any system, without a drive."""
     parts = [part for part in _fold(name).split("/") if part not in ("", ".")]
     return tuple(parts[1:] if parts and re.fullmatch("[a-z]:", parts[0]) else parts) or ("",)

@@ -105,7 +105,7 @@ class Times:
         first: dict[str, tuple[int, str]] = {}
         all_like_thousands = True
         for row, text in cells:
-            sign = _decimal_sign(text)
+            sign = _find_decimal_sign(text)
             if sign:
                 first.setdefault(sign, (row, text))
             if sign == ",":
@@ -138,7 +138,7 @@ class Times:
         )
 
 
-def _decimal_sign(text: str) -> str:
+def _find_decimal_sign(text: str) -> str:
     if _WITH_POINT.fullmatch(text):
         return "."
     return "," if _WITH_COMMA.fullmatch(text) else ""
@@ -159,4 +159,4 @@ def is_time(text: str) -> bool:
 
 def is_number(text: str) -> bool:
     """Whether a cell is a number with either decimal sign."""
-    return bool(_PLAIN_NUMBER.fullmatch(text) or _decimal_sign(text))
+    return bool(_PLAIN_NUMBER.fullmatch(text) or _find_decimal_sign(text))

@@ -94,7 +94,7 @@ def read_raven(sheet: Sheet, hints: Hints) -> TableEvents:
     if END not in header:
         raise UserError(f"{path}: a selection table without the column End Time (s)")
     result = TableEvents(path, "Raven", header=sheet.header)
-    label_column = _label_column(sheet, hints)
+    label_column = _find_label_column(sheet, hints)
     place = {name: number for number, name in reversed(list(enumerate(header)))}
 
     def find_cell(cells: list[str], *names: str) -> str:
@@ -147,7 +147,7 @@ def read_raven(sheet: Sheet, hints: Hints) -> TableEvents:
     return result
 
 
-def _label_column(sheet: Sheet, hints: Hints) -> int | None:
+def _find_label_column(sheet: Sheet, hints: Hints) -> int | None:
     """The number of the column with the labels; None where the user gives the label of all."""
     path, header = sheet.path, sheet.header
     title = hints.columns.get("label")
@@ -221,7 +221,7 @@ def read_elan(path: str, rows: list[Row]) -> TableEvents:
     lines = [(row, [*cells, *[""] * width][:width]) for row, cells in rows]
     if not lines:
         return result
-    begin, end, first_after, has_duration = _time_columns(path, lines)
+    begin, end, first_after, has_duration = _find_time_columns(path, lines)
     if not has_duration and any(map(_DURATION.match, header[begin:first_after])):
         raise UserError(f"{path}, row 1: a duration without begin or end. Export all three")
     after = range(first_after, width)
@@ -249,7 +249,7 @@ def read_elan(path: str, rows: list[Row]) -> TableEvents:
     return result
 
 
-def _time_columns(path: str, lines: Sequence[Row]) -> tuple[int, int, int, bool]:
+def _find_time_columns(path: str, lines: Sequence[Row]) -> tuple[int, int, int, bool]:
     """Columns of begin and end, the one after the times, and whether there is a duration."""
     width = len(lines[0][1])
     forms: list[str] = []
