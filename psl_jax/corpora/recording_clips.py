@@ -20,6 +20,9 @@ from psl_jax.runtime.paths import is_remote, path_of
 
 UnsureTime = tuple[float, float, int | None]  # onset, offset, class (None: any)
 
+# Times within so many seconds are equal: rounding puts an end at 7 * 2.4 s behind 16.8 s.
+_SAME_SECONDS = 0.5 / SAMPLE_RATE
+
 
 class Coverage(NamedTuple):
     """What is known of a recording where no event and no label is."""
@@ -81,7 +84,8 @@ def cut_recording(
         """The classes that are unknown in a stretch of the recording with these labels."""
         unknown = set(not_covered)
         for start, end, label in covered.unsure:
-            if start < offset and max(end, start + 1e-6) > onset:
+            end = max(end, start + 2 * _SAME_SECONDS)  # of a point in time
+            if start < offset - _SAME_SECONDS and end > onset + _SAME_SECONDS:
                 unknown |= set(everything if label is None else [label])
         return tuple(sorted(unknown - set(labels)))
 
@@ -138,8 +142,8 @@ def _assign_events(
     inside: dict[int, list[Event]] = collections.defaultdict(list)
     outside = []
     for onset, offset, label in events:
-        first = int(onset // clip_seconds)
-        last = max(first, math.ceil(offset / clip_seconds) - 1)
+        first = int((onset + _SAME_SECONDS) // clip_seconds)
+        last = max(first, math.ceil((offset - _SAME_SECONDS) / clip_seconds) - 1)
         if first >= count:
             outside.append((onset, offset, label))
         for number in range(first, min(last, count - 1) + 1):

@@ -112,9 +112,8 @@ def make_synthetic_signal(seconds: float = 10.0, rate: int = SAMPLE_RATE) -> np.
 def read_evaluation_clips(run: str | os.PathLike[str], rate: int = SAMPLE_RATE) -> list[np.ndarray]:
     """Reads evaluation clips of the data that a run was trained on; none if that data is gone."""
     folder = path_of(run)
-    if not (config := read_config(folder)):
+    if not (data := read_config(folder).get("data")):  # perhaps with settings of earlier versions
         return []
-    data = config["data"]  # perhaps of an earlier version: with settings that are there no more
     folders = [path_of(data["data_dir"])] if data.get("data_dir") else []
     for data_folder in (folder / "data", folder.parent / "data"):
         folders += sorted(path.parent for path in data_folder.rglob("dataset_info.json"))

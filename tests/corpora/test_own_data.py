@@ -9,7 +9,10 @@ import pytest
 from prepared_data import config, problems_of, read_split, report_of, small_folder
 
 from psl_jax.corpora.annotations.table_events import Hints
+from psl_jax.corpora.corpus import ClipRow
 from psl_jax.corpora.own_folder import OwnFolder, read_own_folder
+from psl_jax.corpora.recording_clips import Coverage, MeasuredRecording, cut_recording
+from psl_jax.corpora.stored_audio import FileAudio
 from psl_jax.data import split_index_files
 from psl_jax.preparing.prepare_corpus import prepare
 from psl_jax.runtime.errors import UserError
@@ -119,6 +122,21 @@ def test_labels_and_events(own):
     assert records["_under"]["events"]["onset"].tolist() == []
     assert split_index_files.load_index(own[2], "full").has_events
     assert not split_index_files.load_index(own[2], "eval").has_events
+
+
+@pytest.mark.parametrize("clip_seconds", [0.96, 1.2, 2.4])
+def test_what_ends_where_a_clip_ends_is_not_in_the_next(clip_seconds):
+    """7 * 2.4 is less than 16.8, and 16.8 / 2.4 more than 7, in floating point."""
+    for number in range(40):
+        onset, offset = (round(n * clip_seconds, 2) for n in (number, number + 1))
+        row = ClipRow("a", "a.wav", FileAudio("a.wav"), (0,), ((onset, offset, 0),))
+        coverage = Coverage(frozenset({0, 1}), True, True, unsure=((onset, offset, 1),))
+        recording = MeasuredRecording(row, 41 * clip_seconds, coverage)
+        clips, _ = cut_recording(recording, clip_seconds, num_classes=2)
+        assert len(clips) == 41
+        assert [n for n, clip in enumerate(clips) if clip.labels] == [number]
+        assert [n for n, clip in enumerate(clips) if clip.events] == [number]
+        assert [n for n, clip in enumerate(clips) if clip.unknown] == [number]
 
 
 def test_every_bad_file_is_reported_in_its_place(own):

@@ -110,7 +110,7 @@ def test_damaged_archives_name_the_reason(tmp_path, monkeypatch):
         raise OSError("no access to the bucket")
 
     monkeypatch.setattr(stored_audio, "open_ranges", fail)
-    with pytest.raises(DecodeError, match="unreadable: clips.tar: no access to the bucket"):
+    with pytest.raises(DecodeError, match=r"unreadable: clips\.tar: no access to the bucket"):
         TarAudio("clips.tar", 0, 100).decode()
     path = str(tmp_path / "short.h5")
     with h5py.File(path, "w") as file:
