@@ -115,21 +115,15 @@ class LabelCells:
         """Reads names that hold another separator as lists where their parts are classes."""
         uses_own = any(self._separator in text for text in self._parts)
         for other in (*SEPARATORS, *_IN_NAMES):
+            may_separate_others = other in SEPARATORS and not classes and not uses_own
             all_lists: set[str] = set()
             while True:  # the parts of a list are classes by which others are known as lists
-                names = {name for parts in self._parts.values() for name in parts}
-                class_names = {n.casefold() for n in classes or names if classes or other not in n}
-                joined = {n: [p for p in map(clean_name, n.split(other)) if p] for n in names}
-                if classes:
-                    joined = {n: p for n, p in joined.items() if n.casefold() not in class_names}
-                joined = {n: parts for n, parts in joined.items() if other in n and len(parts) > 1}
-                is_class = {n: [p.casefold() in class_names for p in joined[n]] for n in joined}
-                lists = {n for n in joined if all(is_class[n])}
-                unsure = lists if other == " " else {n for n in joined if any(is_class[n])} - lists
-                lists = lists - unsure
-                is_separator = other in SEPARATORS and not classes and not uses_own
-                if is_separator and (lists or all_lists):  # others, too
-                    lists |= {n for n in joined if any(is_class[n])}
+                joined, of_classes, partly_of_classes = self._find_joined(other, classes)
+                lists, unsure = of_classes, partly_of_classes
+                if other == " ":  # also within names
+                    lists, unsure = set(), of_classes
+                if may_separate_others and (lists or all_lists):
+                    lists = lists | partly_of_classes
                 if not lists:
                     break
                 for text, parts in self._parts.items():
@@ -155,6 +149,32 @@ class LabelCells:
                     "(--config.data.label_separator)"
                 )
                 self.notes.append(("one label or several?", detail))
+
+    def _find_joined(
+        self, separator: str, classes: tuple[str, ...] | None
+    ) -> tuple[dict[str, list[str]], set[str], set[str]]:
+        """The parts of names that hold a separator; those names of which all, some are classes.
+
+        classes: names of the only ones there are; None: all names without the separator.
+        """
+        names = {name for parts in self._parts.values() for name in parts}
+        class_names = {name.casefold() for name in classes or names}
+        if classes:
+            names = {name for name in names if name.casefold() not in class_names}
+        else:
+            class_names = {name.casefold() for name in names if separator not in name}
+        joined = {}
+        of_classes, partly_of_classes = set(), set()
+        for name in names:
+            parts = [part for part in map(clean_name, name.split(separator)) if part]
+            if len(parts) > 1:
+                joined[name] = parts
+                are_classes = [part.casefold() in class_names for part in parts]
+                if all(are_classes):
+                    of_classes.add(name)
+                elif any(are_classes):
+                    partly_of_classes.add(name)
+        return joined, of_classes, partly_of_classes
 
     def _choose_spellings(
         self, names: collections.Counter[str], classes: tuple[str, ...] | None
