@@ -165,14 +165,22 @@ class Entry(NamedTuple):
 
 
 def convolution_entries(
-    convolution: str, norm: str, layout: str, path: tuple[str | int, ...]
+    module: str, layout: str, path: tuple[str | int, ...], number: int = 0
 ) -> Iterator[Entry]:
-    """The tensors of the convolution at `path`, and of the BatchNorm after it."""
-    yield Entry(f"{convolution}.weight", layout, "params", (*path, "kernel"))
+    """The tensors of the convolution at `path`, and of the BatchNorm after it.
+
+    module, number: published name of what holds both, and the convolution's number in it.
+    """
+    yield Entry(f"{module}.{number}.weight", layout, "params", (*path, "kernel"))
     names = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
     for theirs, ours in names.items():
         tree = "stats" if theirs.startswith("running") else "params"
-        yield Entry(f"{norm}.{theirs}", "vector", tree, (*path[:-1], f"{path[-1]}_norm", ours))
+        yield Entry(
+            f"{module}.{number + 1}.{theirs}",
+            "vector",
+            tree,
+            (*path[:-1], f"{path[-1]}_norm", ours),
+        )
 
 
 def linear_entries(name: str, path: tuple[str | int, ...]) -> Iterator[Entry]:

@@ -201,7 +201,7 @@ def fold(variables: Variables, output: str = "sigmoid") -> FoldedMobileNetV3:
 
 def entries(params: Arrays) -> list[Entry]:
     """See `Architecture`: [expand,] depthwise, [squeeze-and-excitation,] project of each block."""
-    table = [*convolution_entries("features.0.0", "features.0.1", "stem", ("stem",))]
+    table = [*convolution_entries("features.0", "stem", ("stem",))]
     for number, block in sorted(params["blocks"].items()):
         prefix, path, stage = f"features.{number + 1}.block", ("blocks", number), 0
         for layer, layout in (
@@ -215,11 +215,10 @@ def entries(params: Arrays) -> list[Entry]:
                 table += linear_entries(f"{inside}.fc1", (*path, layer, "squeeze"))
                 table += linear_entries(f"{inside}.fc2", (*path, layer, "excite"))
             else:
-                names = f"{prefix}.{stage}.0", f"{prefix}.{stage}.1"
-                table += convolution_entries(*names, layout, (*path, layer))
+                table += convolution_entries(f"{prefix}.{stage}", layout, (*path, layer))
             stage += 1
     last = f"features.{len(params['blocks']) + 1}"
-    table += convolution_entries(f"{last}.0", f"{last}.1", "pointwise", ("last",))
+    table += convolution_entries(last, "pointwise", ("last",))
     table += linear_entries("classifier.2", ("hidden",))
     return [*table, *linear_entries("classifier.5", ("classifier",))]
 

@@ -185,18 +185,16 @@ def fold(variables: Variables, output: str = "sigmoid") -> FoldedMobileNetV2:
 
 def entries(params: Arrays) -> list[Entry]:
     """See `Architecture`: [expand,] depthwise and project of each block."""
-    table = [*convolution_entries("features.0.0", "features.0.1", "stem", ("stem",))]
+    table = [*convolution_entries("features.0", "stem", ("stem",))]
     for number, block in sorted(params["blocks"].items()):
         prefix, path, stage = f"features.{number + 1}.conv", ("blocks", number), 0
         for layer, layout in (("expand", "pointwise"), ("depthwise", "depthwise")):
             if layer in block:
-                names = f"{prefix}.{stage}.0", f"{prefix}.{stage}.1"
-                table += convolution_entries(*names, layout, (*path, layer))
+                table += convolution_entries(f"{prefix}.{stage}", layout, (*path, layer))
                 stage += 1
-        names = f"{prefix}.{stage}", f"{prefix}.{stage + 1}"
-        table += convolution_entries(*names, "pointwise", (*path, "project"))
+        table += convolution_entries(prefix, "pointwise", (*path, "project"), stage)
     head = f"features.{len(params['blocks']) + 1}"
-    table += convolution_entries(f"{head}.0", f"{head}.1", "pointwise", ("head",))
+    table += convolution_entries(head, "pointwise", ("head",))
     return [*table, *linear_entries("classifier.1", ("classifier",))]
 
 
