@@ -41,7 +41,7 @@ COMPARISON = "comparison"  # folder of the taggers in tables, in that of the mod
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
-    parser = scoring_cli.make_parser("evaluate", __doc__ or "", split="eval")
+    parser = scoring_cli.make_parser("evaluate", __doc__ or "")
     parser.add_argument(
         "--out",
         metavar="DIR",

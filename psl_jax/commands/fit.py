@@ -29,7 +29,7 @@ _FEW = 3  # clips of a class: what is fitted to fewer is hardly known
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
-    parser = scoring_cli.make_parser("fit", __doc__ or "", split="full", has_class_maps=False)
+    parser = scoring_cli.make_parser("fit", __doc__ or "")
     parser.add_argument(
         "--out", required=True, metavar="FILE", help="file to write, FILE.npz (required)"
     )

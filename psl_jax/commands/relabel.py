@@ -35,7 +35,7 @@ _scoring = threading.Lock()  # a worker of Beam has several threads, and a devic
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which begins with the program's name."""
-    parser = scoring_cli.make_parser("relabel", __doc__ or "", split="balanced")
+    parser = scoring_cli.make_parser("relabel", __doc__ or "")
     add_segments(parser.add_argument)
     parser.add_argument(
         "--out", required=True, metavar="DIR", help="folder where the labels are written (required)"

@@ -27,26 +27,22 @@ MODEL_HELP = (
     "or KIND:NAME of another tagger's file or name, with KIND one of run, mn, onnx, "
     "tflite, transformers, python, fitted (docs/TEACHERS.md)"
 )
-_SPLIT_IS = {  # what --split names, by program
-    "fit": "split whose weak labels the classifier is fitted to",
-    "relabel": "split to label",
-    "evaluate": "split to evaluate on",
+_SPLITS = {  # the default of --split, and what it names, by program
+    "fit": ("full", "split whose weak labels the classifier is fitted to"),
+    "relabel": ("balanced", "split to label"),
+    "evaluate": ("eval", "split to evaluate on"),
 }
 
 
-def make_parser(
-    program: str, doc: str, *, split: str, has_class_maps: bool = True
-) -> argparse.ArgumentParser:
-    """Makes a parser that takes MODEL and DATA; `doc` is the docstring of the program's module.
-
-    has_class_maps: adds the flags that match the model's classes with the data's.
-    """
+def make_parser(program: str, doc: str) -> argparse.ArgumentParser:
+    """Makes a parser that takes MODEL and DATA; `doc` is the docstring of the program's module."""
     # launch/tpu_vm.sh reads the names of options from the source of these calls.
     parser = cli_entry.parser(program, doc)
     add: Callable[..., Any] = parser.add_argument
     add("model", metavar="MODEL", help=MODEL_HELP)
     add("data", metavar="DATA", help=cli_entry.DATA_HELP)
-    add("--split", default=split, help=f"{_SPLIT_IS[program]} (default: {split})")
+    split, about = _SPLITS[program]
+    add("--split", default=split, help=f"{about} (default: {split})")
     add(
         "--segment_seconds",
         required=program == "relabel",
@@ -60,7 +56,7 @@ def make_parser(
     add("batch_size", metavar="N")
     add("dtype")
     add("trust_remote_code")
-    if has_class_maps:
+    if program != "fit":  # which needs no names in common
         group = parser.add_argument_group("taggers with other classes")
         add = functools.partial(cli_entry.add_setting, group, RelabelSettings)
         add("class_map", metavar="CSV")
