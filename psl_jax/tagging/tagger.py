@@ -49,18 +49,9 @@ _MAX_BATCH = 512
 # Sizes of batches that are not full: each size needs another program.
 _SMALL_BATCHES = (1, 8)
 
+_Bytes = bytes | bytearray | memoryview
 # A file, its content, or a waveform (see Tagger.tag).
-Audio = (
-    str
-    | os.PathLike[str]
-    | bytes
-    | bytearray
-    | memoryview
-    | BinaryIO
-    | np.ndarray
-    | jax.Array
-    | Sequence[float]
-)
+Audio = str | os.PathLike[str] | _Bytes | BinaryIO | np.ndarray | jax.Array | Sequence[float]
 
 _Windows = list[tuple[int, Window]]  # with the number of the waveform that each is of
 
@@ -372,7 +363,7 @@ def _is_list(audio: Any) -> bool:
     """Tells whether `audio` is a list of waveforms or files, and not a waveform as numbers."""
     if not isinstance(audio, list | tuple):
         return False
-    if not audio or isinstance(audio[0], str | os.PathLike | bytes | bytearray | memoryview):
+    if not audio or isinstance(audio[0], str | os.PathLike | _Bytes):
         return True
     return hasattr(audio[0], "read") or (hasattr(audio[0], "__array__") and np.ndim(audio[0]) > 0)
 
