@@ -71,11 +71,12 @@ def test_tables_of_other_tools(tmp_path, name):
         assert set(found.unnamed) == unknown - set(empty_of(found))
 
 
+HEAD = "filename,onset,offset,label\n"
 RAVEN = "Selection\tView\tChannel\tBegin Time (s)\tEnd Time (s)\tLow Freq (Hz)\tHigh Freq (Hz)"
 
+# A table's name, by default e.csv, what it holds, and its events.
 READ = {
     "Excel's line that names the separator": (
-        "t.csv",
         "sep=;\r\nfilename;onset;offset;label\r\na.wav;1,5;2;dog\r\n",
         [("a.wav", 1.5, 2, "dog")],
     ),
@@ -140,12 +141,10 @@ READ = {
         [("a.wav", 1.25, 2, "wren"), ("an a.wav", 1, 2, "crow")],
     ),
     "plain: clock times and a duration": (
-        "events.csv",
         "file,start,duration (s),class\na,1:02.5,2,dog\nA.wav,0:01:10,1,cat\n",
         [("a.wav", 62.5, 64.5, "dog"), ("a.wav", 70, 71, "cat")],
     ),
     "plain: milliseconds, in Windows' letters": (
-        "events.csv",
         "filename;onset_ms;offset_ms;label\na;500;1500;Tür\n".encode("latin-1"),
         [("a.wav", 0.5, 1.5, "Tür")],
     ),
@@ -166,39 +165,28 @@ READ = {
         [("a.wav", 0.5, 1, "dog")],
     ),
     "plain: an index without a name, and small times": (
-        "e.csv",
         ",filename,onset,offset,label\n0,a.wav,1e-05,1e1,dog\n1,a.wav,2,3,cat\n",
         [("a.wav", 1e-05, 10, "dog"), ("a.wav", 2, 3, "cat")],
     ),
     "plain: two tables, one behind the other": (
-        "e.csv",
-        "filename,onset,offset,label\na,0,1,dog\nfilename,onset,offset,label\na,1:02,62.5,cat\n",
+        f"{HEAD}a,0,1,dog\n{HEAD}a,1:02,62.5,cat\n",
         [("a.wav", 0, 1, "dog"), ("a.wav", 62, 62.5, "cat")],
     ),
     "plain: empty rows before the header": (
-        "e.csv",
         "\r\n;;;\r\nfilename;onset;offset;label\r\na;0,5;1;dog\r\n",
         [("a.wav", 0.5, 1, "dog")],
     ),
     "plain: lines end as on old Macs": (
-        "e.csv",
         'filename;onset;offset;label;note\ra;0;1;dog;"a, b, c, d, e, f, g, h, i, j"\r',
         [("a.wav", 0, 1, "dog")],
     ),
     "plain: a remark of two lines": (
-        "e.csv",
         'filename,onset,offset,label,remark\na,0,1,dog,"windy\nday"\na,2,3,cat,\n',
         [("a.wav", 0, 1, "dog"), ("a.wav", 2, 3, "cat")],
     ),
-    "plain: a unit without a space": (
-        "e.csv",
-        "filename,startMs,endMs,label\na,500,1500,dog\n",
+    "plain: names and a unit without spaces": (
+        "FileName,StartTimeMs,EndTimeMs,Label\na,500,1500,dog\n",
         [("a.wav", 0.5, 1.5, "dog")],
-    ),
-    "plain: names without spaces": (
-        "e.csv",
-        "FileName,StartTime,EndTime,Label\na,0.5,1,dog\n",
-        [("a.wav", 0.5, 1, "dog")],
     ),
     "plain: UTF-16 of a spreadsheet": (
         "events.txt",
@@ -210,26 +198,29 @@ READ = {
 
 @pytest.mark.parametrize("case", READ)
 def test_tables_that_can_be_read_in_one_way(tmp_path, case):
-    name, content, expected = READ[case]
-    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    *name, content, expected = READ[case]
+    table = tmp_path / (name[0] if name else "e.csv")
+    table.write_bytes(content if isinstance(content, bytes) else content.encode())
     touch(tmp_path, "a.wav", "an a.wav")
     assert events_of(read_annotations(tmp_path, Hints())) == expected
+
+
+def write_parquet(folder, columns):
+    table = pytest.importorskip("pyarrow").table(columns)
+    pytest.importorskip("pyarrow.parquet").write_table(table, folder / "e.parquet")
 
 
 @pytest.mark.parametrize("suffix", [".xlsx", ".parquet"])
 def test_spreadsheets_and_parquet(tmp_path, suffix):
     rows = {"Datei": ["a.wav", "b.wav"], "Beginn": [0.5, None], "Ende": [2, None]}
-    rows |= {"Klasse": ["Tür", None]}
+    rows["Klasse"] = ["Tür", None]
     if suffix == ".xlsx":
         book = pytest.importorskip("openpyxl").Workbook()
         for row in [list(rows), *zip(*rows.values(), strict=True)]:
             book.active.append(row)
         book.save(tmp_path / "e.xlsx")
     else:
-        arrow = pytest.importorskip("pyarrow")
-        pytest.importorskip("pyarrow.parquet").write_table(
-            arrow.table(rows), tmp_path / "e.parquet"
-        )
+        write_parquet(tmp_path, rows)
     touch(tmp_path, "a.wav", "b.wav")
     found = read_annotations(tmp_path, Hints())
     assert events_of(found) == [("a.wav", 0.5, 2, "Tür")] and empty_of(found) == ["b.wav"]
@@ -255,9 +246,8 @@ def test_formulas_and_whole_numbers(tmp_path, is_array):
     with pytest.raises(UserError, match=r"row 2: the formula .* has no value"):
         read_annotations(tmp_path, Hints())
     (tmp_path / "e.xlsx").unlink()
-    arrow = pytest.importorskip("pyarrow")
-    rows = {"filename": [b"a.wav", b"b.wav"], "label": [7.0, None]}  # Spark writes texts as bytes
-    pytest.importorskip("pyarrow.parquet").write_table(arrow.table(rows), tmp_path / "e.parquet")
+    # Spark writes texts as bytes.
+    write_parquet(tmp_path, {"filename": [b"a.wav", b"b.wav"], "label": [7.0, None]})
     assert read_annotations(tmp_path, Hints()).rows["a.wav"].labels == ["7"]
 
 
@@ -290,12 +280,10 @@ def test_what_a_spreadsheet_only_shows(tmp_path, time, merged, message):
 
 
 def test_what_is_hidden_says_nothing_and_other_files_are_told(tmp_path):
-    head = "filename,onset,offset,label\n"
-    touch(
-        tmp_path, "a.wav", ".Trash/b.wav", ".ipynb_checkpoints/e.csv", "~$e.xlsx", "1.png", "2.png"
-    )
-    (tmp_path / ".ipynb_checkpoints/e.csv").write_text(head + "a,2,3,cat\n")
-    (tmp_path / "e.csv").write_text(head + "a.wav,0,1,dog\n")
+    hidden = (".Trash/b.wav", ".ipynb_checkpoints/e.csv", "~$e.xlsx")
+    touch(tmp_path, "a.wav", *hidden, "1.png", "2.png")
+    (tmp_path / ".ipynb_checkpoints/e.csv").write_text(HEAD + "a,2,3,cat\n")
+    (tmp_path / "e.csv").write_text(HEAD + "a.wav,0,1,dog\n")
     found = read_annotations(tmp_path, Hints())
     assert found.recordings == ["a.wav"] and events_of(found) == [("a.wav", 0, 1, "dog")]
     ((file, detail),) = [(p.file, p.detail) for p in found.problems]
@@ -305,20 +293,19 @@ def test_what_is_hidden_says_nothing_and_other_files_are_told(tmp_path):
 def test_names_of_recordings(tmp_path):
     """By folder where need be; two paths of elsewhere are no recording here; tools must agree."""
     touch(tmp_path, "north/x.wav", "south/x.wav", "y.wav")
-    head = "filename,onset,offset,label\n"
-    (tmp_path / "e.csv").write_text(head + "D:\\s\\South\\X.wav,0,1,dog\nsub/y.wav,0,1,dog\n")
+    (tmp_path / "e.csv").write_text(HEAD + "D:\\s\\South\\X.wav,0,1,dog\nsub/y.wav,0,1,dog\n")
     assert sorted(read_annotations(tmp_path, Hints()).rows) == ["south/x.wav", "y.wav"]
-    (tmp_path / "e.csv").write_text(head + "x.wav,0,1,dog\n")
+    (tmp_path / "e.csv").write_text(HEAD + "x.wav,0,1,dog\n")
     with pytest.raises(UserError, match=r"row 2: 'x.wav' may be north/x.wav or south/x.wav"):
         read_annotations(tmp_path, Hints())
     (tmp_path / "e.csv").rename(tmp_path / "south/e.csv")  # a table of its folder
     assert list(read_annotations(tmp_path, Hints()).rows) == ["south/x.wav"]
     (tmp_path / "south/e.csv").unlink()
-    (tmp_path / "e.csv").write_text(head + "a/y.wav,0,1,dog\nb/y.wav,0,1,dog\n")
+    (tmp_path / "e.csv").write_text(HEAD + "a/y.wav,0,1,dog\nb/y.wav,0,1,dog\n")
     with pytest.raises(UserError, match=r"row 3: 'b/y.wav' is another file than 'a/y'"):
         read_annotations(tmp_path, Hints())
-    (tmp_path / "e.csv").write_text(head + "y.wav,0,1,dog\n")
-    (tmp_path / "more.csv").write_text(head + "y.wav,0,1,dog\ny.wav,2,3,dog\n")
+    (tmp_path / "e.csv").write_text(HEAD + "y.wav,0,1,dog\n")
+    (tmp_path / "more.csv").write_text(HEAD + "y.wav,0,1,dog\ny.wav,2,3,dog\n")
     found = read_annotations(tmp_path, Hints())  # two tables of a tool add up
     assert [event.onset for event in found.rows["y.wav"].events] == [0, 2]
     assert "e.csv, more.csv are put together" in next(p.detail for p in found.problems)
@@ -328,12 +315,12 @@ def test_names_of_recordings(tmp_path):
         read_annotations(tmp_path, Hints())
     (tmp_path / "y.txt").unlink()
     touch(tmp_path, "copies/y.wav")
-    (tmp_path / "e.csv").write_text(head + "./y.wav,0,1,dog\ncopies/y.wav,0,1,dog\n")
+    (tmp_path / "e.csv").write_text(HEAD + "./y.wav,0,1,dog\ncopies/y.wav,0,1,dog\n")
     assert sorted(read_annotations(tmp_path, Hints()).rows) == ["copies/y.wav", "y.wav"]
     # What was deleted from a folder is missing, even if another folder has a file of that name.
     (tmp_path / "north/x.wav").unlink()
     touch(tmp_path, "north/z.wav")
-    (tmp_path / "e.csv").write_text(head + "North\\x.wav,0,1,dog\nnorth/z.wav,0,1,dog\n")
+    (tmp_path / "e.csv").write_text(HEAD + "North\\x.wav,0,1,dog\nnorth/z.wav,0,1,dog\n")
     found = read_annotations(tmp_path, Hints())
     assert list(found.rows) == ["north/z.wav"]
     assert [p.file for p in found.problems if p.kind == "missing"] == ["North\\x.wav"]
