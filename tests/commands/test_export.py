@@ -1,7 +1,6 @@
 """The export command, what it checks on, and parts of the formats by themselves."""
 
 import json
-import pathlib
 
 import numpy as np
 import pytest
@@ -15,7 +14,6 @@ from psl_jax.networks.frontend import LogMel
 from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 from psl_jax.weights import load_model
-from psl_jax.weights.pytorch_file import find_sidecar
 
 
 def test_other_safetensors_are_refused(tmp_path):
@@ -97,7 +95,3 @@ def test_clips_of_the_run_are_found(tmp_path):
     assert [len(x) for x in found] == [4000, 3000, 5000]
     np.testing.assert_array_equal(found[1] * 32768, audio[1])
     assert check.read_evaluation_clips(tmp_path) == []
-
-
-def test_the_sidecar_lies_beside():
-    assert find_sidecar("models/x.pt") == pathlib.Path("models/x.pt.json")

@@ -7,11 +7,11 @@ import subprocess
 
 import audio_files
 import forked_python
-import numpy as np
 import places
 import pytest
 import tensorflow_datasets as tfds
-from prepared_data import read_split, record_hashes, small_folder
+from audioset_tables import segment, write_csv
+from prepared_data import record_hashes, small_folder
 
 from psl_jax.commands import prepare
 from psl_jax.corpora import audio_folders, audioset
@@ -22,21 +22,13 @@ ROOT = places.ROOT
 IDS = [f"{letter * 10}{number}" for letter in "ab-_Y" for number in range(3)]
 
 
-def write_tables(folder: pathlib.Path, ids=IDS) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, prefix in ((audioset.BALANCED, ""), (audioset.EVAL, "e")):
-        rows = [
-            f'{prefix}{clip[len(prefix) :]}, 0.000, 2.500, "{mids}"\n'
-            for clip, mids in zip(ids, ["/m/09x0r", "/m/05zppz,/m/09x0r"] * 8, strict=False)
-        ]
-        (folder / name).write_text("# a\n# b\n# YTID, ...\n" + "".join(rows))
-
-
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> pathlib.Path:
     """Tables of 15 balanced and 15 eval clips, and the audio of all but one of each."""
     folder = tmp_path_factory.mktemp("audioset") / "source"
-    write_tables(folder)
+    for name, prefix in ((audioset.BALANCED, ""), (audioset.EVAL, "e")):
+        clips = [f"{prefix}{clip[len(prefix) :]}" for clip in IDS]
+        write_csv(folder / name, [segment(clip, 0.0, 2.5) for clip in clips])
     for number, clip in enumerate(IDS[1:]):
         for name in (clip, f"e{clip[1:]}"):
             samples = audio_files.int16_noise(40_000 + 100 * number, seed=number)
@@ -44,8 +36,8 @@ def source(tmp_path_factory) -> pathlib.Path:
     return folder
 
 
-def arguments(source, data_dir, *more) -> list[str]:
-    return ["--corpus=audioset", f"--source_dir={source}", f"--data_dir={data_dir}", *more]
+def arguments(source, data_dir, *more, corpus="audioset") -> list[str]:
+    return [f"--corpus={corpus}", f"--source_dir={source}", f"--data_dir={data_dir}", *more]
 
 
 def run(*command) -> int:
@@ -98,15 +90,14 @@ def test_errors_are_told_plainly(tmp_path, capsys):
 )
 def test_values_that_cannot_be_are_named(tmp_path, option, told):
     with pytest.raises(UserError, match=told):
-        run("--corpus=own_data", f"--source_dir={tmp_path}", f"--data_dir={tmp_path}", option)
+        run(*arguments(tmp_path, tmp_path, option, corpus="own_data"))
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     folder = small_folder(tmp_path / "source", "dog;cat")
     (tmp_path / "file").touch()
-    data = f"--data_dir={tmp_path / 'file'}"
     with pytest.raises(UserError, match=r"Not a directory\. Choose another data_dir"):
-        run("--corpus=own_data", f"--source_dir={folder}", data)
+        run(*arguments(folder, tmp_path / "file", corpus="own_data"))
 
 
 def test_a_folder_that_cannot_be_read_is_named(monkeypatch):
@@ -124,15 +115,14 @@ def test_a_pipe_among_the_recordings_is_not_waited_for(tmp_path, capsys):
     (recording, *_) = sorted(folder.rglob("*.wav"))
     recording.unlink()
     os.mkfifo(recording)
-    data = f"--data_dir={tmp_path / 'data'}"
-    run("--corpus=own_data", f"--source_dir={folder}", data, "--max_missing=1")
+    run(*arguments(folder, tmp_path / "data", "--max_missing=1", corpus="own_data"))
     assert "unreadable" in capsys.readouterr().out
 
 
 def test_own_data(tmp_path):
     folder = small_folder(tmp_path / "source", "dog|cat")
-    data = f"--data_dir={tmp_path / 'data'}"
-    assert run("--corpus=own_data", f"--source_dir={folder}", data, "--label_separator=|") == 0
+    options = arguments(folder, tmp_path / "data", "--label_separator=|", corpus="own_data")
+    assert run(*options) == 0
     data_dir = split_index_files.find_data_dir(tmp_path / "data")
     assert split_index_files.class_names(data_dir) == ("cat", "dog")
     names = pathlib.Path(data_dir) / "labels.labels.txt"
@@ -149,14 +139,7 @@ def test_own_data(tmp_path):
 
 
 def test_tfds_reads_it(prepared):
-    data_dir = split_index_files.find_data_dir(prepared)
-    records = read_split(data_dir, "balanced")
-    assert set(records) == set(IDS[1:])
-    for number, clip in enumerate(IDS[1:]):
-        expected = audio_files.int16_noise(40_000 + 100 * number, seed=number)
-        np.testing.assert_array_equal(records[clip]["audio"], expected)
-        assert records[clip]["labels"].tolist() == ([0, 1] if number % 2 == 0 else [0])
-    config = pathlib.Path(data_dir).parent.name
+    config = pathlib.Path(split_index_files.find_data_dir(prepared)).parent.name
     loaded = tfds.load(f"audioset/{config}", data_dir=prepared, split="eval")
     assert {r["id"].decode() for r in tfds.as_numpy(loaded)} == {f"e{c[1:]}" for c in IDS[1:]}
 
@@ -187,10 +170,11 @@ def test_beam_writes_the_same_files(source, prepared, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    data_dir = pathlib.Path(split_index_files.find_data_dir(tmp_path))
-    assert record_hashes(data_dir) == record_hashes(split_index_files.find_data_dir(prepared))
-    ours = {path.name for path in pathlib.Path(split_index_files.find_data_dir(prepared)).iterdir()}
-    assert {path.name for path in data_dir.iterdir()} == ours
+    data_dir, ours = (
+        pathlib.Path(split_index_files.find_data_dir(root)) for root in (tmp_path, prepared)
+    )
+    assert record_hashes(data_dir) == record_hashes(ours)
+    assert {path.name for path in data_dir.iterdir()} == {path.name for path in ours.iterdir()}
     assert f"{IDS[0]}: no audio by this id" in (data_dir / "report.txt").read_text()
 
 

@@ -27,6 +27,10 @@ pytest.importorskip("safetensors")
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 
 
+def run_publish(model, out, *options):
+    publish.main(publish.parse(["publish", str(model), f"--out={out}", *options]))
+
+
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
     """The folder, and the figures that the run had."""
@@ -41,10 +45,9 @@ def published(tmp_path_factory):
     np.savez(root / "run" / evaluation.SCORES, ids=[], classes=[], scores=scores, targets=truth)
     rows = metrics.tabulate_classes(truth, scores, tagging.LABELS)
     files.write_csv(root / "run" / evaluation.PER_CLASS, metrics.PER_CLASS_HEADER, rows)
-    arguments = [run, f"--out={root / 'out'}", "--licence=CC BY 4.0", "--use=To test."]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(check, "EXCERPT_SAMPLES", ())  # fewer programs to compile
-        publish.main(publish.parse(["publish", *arguments]))
+        run_publish(run, root / "out", "--licence=CC BY 4.0", "--use=To test.")
     return root / "out", found["mAP"]
 
 
@@ -121,16 +124,15 @@ def test_in_transformers_without_this_package(published):
 def test_what_is_missing_is_asked_for(tmp_path):
     run = tagging.save(tmp_path / "run")
     with pytest.raises(UserError, match="--licence is missing"):
-        publish.main(publish.parse(["publish", run, f"--out={tmp_path / 'out'}"]))
+        run_publish(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    with pytest.raises(UserError, match="holds something else"):
-        publish.main(publish.parse(["publish", run, f"--out={run}", "--licence=x"]))
     other = tmp_path / "other"
     other.mkdir()
     (other / "model.safetensors").touch()
     (other / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(UserError, match="holds something else"):
-        publish.main(publish.parse(["publish", run, f"--out={other}", "--licence=x"]))
+    for out in (run, other):
+        with pytest.raises(UserError, match="holds something else"):
+            run_publish(run, out, "--licence=x")
 
 
 def test_killed_while_it_replaces_a_folder_no_half_of_it_is_left(tmp_path, monkeypatch):
@@ -146,11 +148,11 @@ def test_killed_while_it_replaces_a_folder_no_half_of_it_is_left(tmp_path, monke
         raise KeyboardInterrupt
 
     monkeypatch.setattr(publish, "publish", write)
-    arguments = [tagging.save(tmp_path / "run"), f"--out={out}", "--licence=x"]
-    publish.main(publish.parse(["publish", *arguments]))
+    run = tagging.save(tmp_path / "run")
+    run_publish(run, out, "--licence=x")
     monkeypatch.setattr("shutil.rmtree", die)
     with pytest.raises(KeyboardInterrupt):
-        publish.main(publish.parse(["publish", *arguments]))
+        run_publish(run, out, "--licence=x")
     assert len(list(out.iterdir())) == 3
 
 
@@ -159,4 +161,4 @@ def test_the_working_directory_may_be_the_folder(tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     monkeypatch.chdir(tmp_path / "out")
     monkeypatch.setattr(publish, "publish", lambda *_: ({}, []))
-    publish.main(publish.parse(["publish", run, "--out=.", "--licence=x"]))
+    run_publish(run, ".", "--licence=x")

@@ -10,30 +10,24 @@ import subprocess
 import sys
 import time
 
-import jax
 import numpy as np
 import pytest
+import small_experiments
 import synthetic_data
+from small_experiments import CLASSES
 
 from psl_jax import UserError
-from psl_jax import config as config_lib
 from psl_jax.audio.segments import Segmentation
 from psl_jax.commands import evaluate, relabel
 from psl_jax.data import split_index_files
 from psl_jax.data.soft_labels import SoftLabels, missing_shards
 from psl_jax.data.source import Source
-from psl_jax.experiments import experiment
-from psl_jax.networks.mobilenetv2 import create
-from psl_jax.networks.trained_model import ModelInfo
-from psl_jax.runtime.run_files import Stage
 from psl_jax.scoring import evaluation
 from psl_jax.scoring.scorer import Scorer
-from psl_jax.weights import orbax_folder
 from psl_jax.weights.load_model import load_model
 
 BEAM = "--beam_options=--runner=DirectRunner"
 TWO_WORKERS = "--direct_num_workers=2 --direct_running_mode=multi_processing"
-CLASSES = ("class 0", "class 1", "class 2")  # of synthetic_data.make_index
 
 
 @pytest.fixture(scope="module")
@@ -46,20 +40,9 @@ def folder(tmp_path_factory):
     assert index.classes == CLASSES
     (folder / "data").mkdir()
     synthetic_data.write_prepared(folder / "data", index, synthetic_data.make_audio(index), "eval")
-    for name, classes in (("model", ("other", *CLASSES[::-1])), ("same", CLASSES)):
-        variables = lively(create(len(classes), 0.1, seed=3)[1])
-        info = ModelInfo(classes, 0.1, 1.0, name=name)
-        orbax_folder.save_model(folder / name / "averaged", variables, info.as_json())
+    small_experiments.save_model(folder / "model", ("other", *CLASSES[::-1]), seed=3)
+    small_experiments.save_model(folder / "same", CLASSES, seed=3, name="same")
     return folder
-
-
-def lively(variables):
-    """With kernels through which audio comes, so that scores are not all one half."""
-    params = jax.tree_util.tree_map_with_path(
-        lambda path, x: x * (3.0 if path[-1].key == "kernel" else 1.0), variables.params
-    )
-    params["classifier"]["kernel"] *= 10
-    return variables._replace(params=params)
 
 
 def run(command, *arguments):
@@ -203,19 +186,16 @@ def test_labels_are_those_of_an_experiment_and_can_be_shared(folder, tmp_path, c
     _, soft, counts = labels.read_shard(0)
     assert counts.tolist() == expected and soft.dtype == np.float16
 
-    config = config_lib.base()
-    config.data.corpus, config.data.data_dir = "tfds", str(folder / "data")
-    for split in ("train_split", "validation_split", "eval_split"):
-        config.data[split] = "eval"
-    config.labels, config.segment_seconds, config.hop_seconds = "soft", 1.0, hop
-    config.teacher, config.soft_labels_dir = str(folder / "model"), str(out)
-    config.model.width, config.train.batch_size, config.train.max_steps = 0.1, 4, 1
-    (settings,) = config_lib.experiments(config).values()
+    settings = small_experiments.settings(
+        folder / "data",
+        labels="soft",
+        hop_seconds=hop,
+        teacher=str(folder / "model"),
+        soft_labels_dir=str(out),
+    )
     before = {path: path.stat().st_mtime_ns for path in out.rglob("labels-*")}
-    one = experiment.Experiment(settings, tmp_path / "run", data_dir=str(folder / "data"))
-    one.check()
+    one = small_experiments.run(settings, tmp_path / "run")
     assert one.train_segments == segmentation.count_segments(source.index.num_samples).sum()
-    one.run(Stage.TRAIN)
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("labels-*")}
 
 

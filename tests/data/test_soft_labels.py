@@ -105,10 +105,7 @@ def test_writer_goes_on_where_it_stopped(tmp_path, index):
     ("change", "message"),
     [
         ({"split": "eval"}, r"split differs: expected 'eval', found 'train'"),
-        (
-            {"classes": ("a", "class 1", "class 2")},
-            "expected 'a', found 'class 0'",
-        ),
+        ({"classes": ("a", "class 1", "class 2")}, "expected 'a', found 'class 0'"),
         ({"ids": np.array([f"clip_{i}" for i in range(7)])}, "clip_ids_sha256 differs"),
         (
             {"ids": np.array([f"-clip_{i}" for i in (0, 1, 2, 3, 5, 4, 6)])},
@@ -255,11 +252,7 @@ def test_labels_that_hang_on_weak_labels_are_of_these(tmp_path, index):
 
     def write(of):
         SoftLabelWriter(
-            tmp_path / "weak",
-            of,
-            SEGMENTATION,
-            teacher_digest="t",
-            uses_weak_labels=True,
+            tmp_path / "weak", of, SEGMENTATION, teacher_digest="t", uses_weak_labels=True
         )
 
     write(index)

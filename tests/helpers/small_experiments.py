@@ -59,9 +59,9 @@ def able(network: Network, variables: Variables) -> Variables:
     return Variables(variables.params | {"classifier": classifier}, stats)
 
 
-def save_model(folder: pathlib.Path, classes=CLASSES, seed: int = 0) -> pathlib.Path:
+def save_model(folder: pathlib.Path, classes=CLASSES, seed: int = 0, **info) -> pathlib.Path:
     network, variables = create(len(classes), 0.1, seed=seed)
-    info = ModelInfo(tuple(classes), 0.1, 1.0, LogMel(top_db=80.0))
+    info = ModelInfo(tuple(classes), 0.1, 1.0, LogMel(top_db=80.0), **info)
     orbax_folder.save_model(folder / "averaged", able(network, variables), info.as_json())
     return folder
 
