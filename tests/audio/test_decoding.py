@@ -26,13 +26,9 @@ def test_16khz_mono_int16_is_bit_exact(tmp_path, suffix):
     np.testing.assert_array_equal(decoding.decode(str(path), 1.0).samples, samples[:16_000])
 
 
-@pytest.mark.parametrize(("file_format", "padding"), [("WAV", 0), ("FLAC", 0), ("OGG", 128)])
-def test_reads_file_objects(file_format, padding):
-    """FFmpeg leaves the encoder's padding at the end of an Ogg file of a single page."""
-    file = audio_files.encoded(audio_files.tone(1.0), file_format=file_format)
-    assert 16_000 <= len(decoding.decode(file).samples) <= 16_000 + padding
-    with pytest.raises(decoding.DecodeError, match="empty"):
-        decoding.decode(io.BytesIO())
+def test_a_short_ogg_ends_with_at_most_its_encoders_padding():
+    file = audio_files.encoded(audio_files.tone(1.0), file_format="OGG")
+    assert 16_000 <= len(decoding.decode(file).samples) <= 16_128
 
 
 @pytest.mark.parametrize(("rate", "channels"), [(8_000, 1), (44_100, 2), (96_000, 6)])
@@ -90,11 +86,12 @@ def test_overshoot_saturates(tmp_path):
 
 
 def test_every_bad_kind(tmp_path):
-    for name, kind in audio_files.bad_files(tmp_path).items():
+    files = {tmp_path / name: kind for name, kind in audio_files.bad_files(tmp_path).items()}
+    for file, kind in {**files, io.BytesIO(): "empty"}.items():
         for read in (lambda path: decoding.decode(path, 10.0), lambda p: [*decode_blocks(p)]):
             with pytest.raises(decoding.DecodeError) as caught:
-                read(tmp_path / name)
-            assert caught.value.kind == kind, name
+                read(file)
+            assert caught.value.kind == kind, file
             assert caught.value.detail and "\n" not in caught.value.detail
             assert pickle.loads(pickle.dumps(caught.value)).kind == kind
 

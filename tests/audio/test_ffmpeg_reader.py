@@ -59,16 +59,11 @@ def test_the_sound_is_heard(tmp_path, name):
     assert best == pytest.approx(np.square(expected).sum(), rel=0.1)
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        *((name, "truncated") for name in ("opus.webm", "opus.mkv", "film.avi")),
-        ("aac.mp4", None),  # its index, at the end, is gone
-    ],
-)
-def test_half_a_file_is_found(tmp_path, name, kind):
+@pytest.mark.parametrize("name", ["opus.webm", "opus.mkv", "film.avi", "aac.mp4"])
+def test_half_a_file_is_found(tmp_path, name):
     path = tmp_path / name
     write(path, 8.0)
+    kind = None if name == "aac.mp4" else "truncated"  # whose index, at the end, is gone
     with pytest.raises(DecodeError, match=kind):
         decoding.decode(audio_files.truncate(path))
 

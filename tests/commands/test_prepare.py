@@ -4,6 +4,7 @@ import os
 import pathlib
 import shutil
 import subprocess
+from unittest import mock
 
 import audio_files
 import forked_python
@@ -18,7 +19,6 @@ from psl_jax.corpora import audio_folders, audioset
 from psl_jax.data import split_index_files
 from psl_jax.runtime.errors import UserError
 
-ROOT = places.ROOT
 IDS = [f"{letter * 10}{number}" for letter in "ab-_Y" for number in range(3)]
 
 
@@ -29,10 +29,8 @@ def source(tmp_path_factory) -> pathlib.Path:
     for name, prefix in ((audioset.BALANCED, ""), (audioset.EVAL, "e")):
         clips = [f"{prefix}{clip[len(prefix) :]}" for clip in IDS]
         write_csv(folder / name, [segment(clip, 0.0, 2.5) for clip in clips])
-    for number, clip in enumerate(IDS[1:]):
-        for name in (clip, f"e{clip[1:]}"):
-            samples = audio_files.int16_noise(40_000 + 100 * number, seed=number)
-            audio_files.write(folder / "audio" / f"{name}.wav", samples)
+        names = [f"audio/{clip}.wav" for clip in clips[1:]]
+        audio_files.write_tones(folder, *names, seconds=2.5)
     return folder
 
 
@@ -52,9 +50,6 @@ def prepared(source, tmp_path_factory) -> pathlib.Path:
     return root
 
 
-# ---- the command -------------------------------------------------------------------------------
-
-
 def test_status_says_whether_too_much_is_missing(source, tmp_path, capsys):
     assert run(*arguments(source, tmp_path, "--max_missing=0.07")) == 0
     assert run(*arguments(source, tmp_path, "--max_missing=0.06")) == 1
@@ -65,32 +60,24 @@ def test_status_says_whether_too_much_is_missing(source, tmp_path, capsys):
 
 
 def test_a_second_run_reads_no_audio(source, prepared, monkeypatch):
-    def fail(*args, **kwargs):
-        raise AssertionError("looked for audio")
-
-    monkeypatch.setattr(audioset, "Scan", fail)
+    monkeypatch.setattr(audioset, "Scan", None)
     assert run(*arguments(source, prepared)) == 0
 
 
-def test_errors_are_told_plainly(tmp_path, capsys):
-    with pytest.raises(UserError, match="split 'balanced' needs balanced_train_segments"):
-        run(*arguments(tmp_path, tmp_path / "data"))
+def test_what_is_required_is_told(capsys):
     with pytest.raises(SystemExit):
         run("--corpus=audioset")
     assert "required: --source_dir, --data_dir" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("option", "told"),
-    [
+def test_values_that_cannot_be_are_named(tmp_path):
+    for option, told in (
         ("--max_missing=nan", "--max_missing is nan, expected a number at least 0 and at most 1"),
         ("--num_workers=-1", "--num_workers is -1, expected a number at least 1"),
         ("--clip_seconds=nan", "--clip_seconds is nan, expected a number above 0"),
-    ],
-)
-def test_values_that_cannot_be_are_named(tmp_path, option, told):
-    with pytest.raises(UserError, match=told):
-        run(*arguments(tmp_path, tmp_path, option, corpus="own_data"))
+    ):
+        with pytest.raises(UserError, match=told):
+            run(*arguments(tmp_path, tmp_path, option, corpus="own_data"))
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
@@ -101,10 +88,8 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 
 
 def test_a_folder_that_cannot_be_read_is_named(monkeypatch):
-    def refuse(path):
-        raise PermissionError(13, "Permission denied", path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
+    denied = PermissionError(13, "Permission denied")
+    monkeypatch.setattr(os, "scandir", mock.Mock(side_effect=denied))
     with pytest.raises(UserError, match="cannot read some/folder: Permission denied"):
         list(audio_folders.walk_files("some/folder"))
     assert list(audio_folders.walk_files("disk/lost+found")) == []
@@ -135,9 +120,6 @@ def test_own_data(tmp_path):
         split_index_files.class_names(data_dir)
 
 
-# ---- what it wrote -----------------------------------------------------------------------------
-
-
 def test_tfds_reads_it(prepared):
     config = pathlib.Path(split_index_files.find_data_dir(prepared)).parent.name
     loaded = tfds.load(f"audioset/{config}", data_dir=prepared, split="eval")
@@ -156,16 +138,13 @@ def test_the_only_data_set_below_a_folder_is_found(prepared, tmp_path):
         split_index_files.find_data_dir(tmp_path)
 
 
-# ---- faults and Beam ---------------------------------------------------------------------------
-
-
 def test_beam_writes_the_same_files(source, prepared, tmp_path):
     pytest.importorskip("apache_beam", reason="needs Apache Beam")
     beam = "--beam_options=--runner=DirectRunner"
     done = subprocess.run(
         [forked_python.path(), "-m", "psl_jax", "prepare", *arguments(source, tmp_path, beam)],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        cwd=places.ROOT,
+        env=os.environ | {"PYTHONPATH": str(places.ROOT)},
         capture_output=True,
         text=True,
     )

@@ -8,7 +8,6 @@ import audio_files
 import numpy as np
 import pytest
 from prepared_data import config, problems_of, read_split, report_of
-from shared_tables import SHARED
 
 from psl_jax.audio import decoding
 from psl_jax.corpora import own_data
@@ -61,9 +60,7 @@ def test_events_lie_where_they_sound(tmp_path):
         assert [len(clip["audio"]) for clip in clips[:3]] == [160_000] * 3 and len(clips) == 4
         audio = np.concatenate([clip["audio"] for clip in clips])
         (path,) = source.glob(f"{name}.[wfo]*")
-        np.testing.assert_array_equal(
-            audio, decoding.decode(path).samples
-        )  # not a sample is lost or changed
+        np.testing.assert_array_equal(audio, decoding.decode(path).samples)  # not one is lost
         times = [
             (10 * number + on, 10 * number + off)
             for number, clip in enumerate(clips)
@@ -81,8 +78,7 @@ def test_events_lie_where_they_sound(tmp_path):
 
 def test_bad_rows_are_told_by_file_and_row(tmp_path):
     source = tmp_path / "source"
-    for name in ("ä.wav", "b.wav", "c.wav", "left.wav"):
-        audio_files.write(source / name, audio_files.tone(3.0))
+    audio_files.write_tones(source, "ä.wav", "b.wav", "c.wav", "left.wav", seconds=3.0)
     rows = "ä,0,1,dog\nä,2.5,3.5,dog\nä,3.5,4,dog\nb,4,5,dog\nnone.wav,0,1,dog\nc,0,1,cat\n"
     (source / "events.csv").write_text(HEAD + rows)
     data_dir = prepare(config(source_dir=str(source)), tmp_path)
@@ -105,8 +101,7 @@ def test_bad_rows_are_told_by_file_and_row(tmp_path):
 
 def test_rows_are_the_same_again(tmp_path):
     """Splits by hand: events past the end leave a negative, and a clip that has events alone."""
-    for name in ("a.wav", "b.wav"):
-        audio_files.write(tmp_path / name, audio_files.tone(1.0))
+    audio_files.write_tones(tmp_path, "a.wav", "b.wav", seconds=1.0)
     (tmp_path / "full.csv").write_text("filename,labels\na,\nb,cat\n")
     (tmp_path / "full_events.csv").write_text(HEAD + "a,2,3,cat\nb,0,1,cat\nb,2,3,cat\n")
     (tmp_path / "eval.csv").write_text(HEAD + "a,2,3,cat\nb,0,1,cat\n")
@@ -119,9 +114,7 @@ def test_rows_are_the_same_again(tmp_path):
 
 def test_folders_are_classes_and_the_splits_are_kept(tmp_path, capsys):
     source = tmp_path / "source"
-    for number in range(8):
-        name = ("dog", "cat")[number % 2]
-        audio_files.write(source / name / f"{number}.wav", audio_files.tone(0.3, seed=number))
+    audio_files.write_tones(source, *(f"{('dog', 'cat')[n % 2]}/{n}.wav" for n in range(8)))
     data_dir = prepare(config(source_dir=str(source)), tmp_path)
     assert split_index_files.class_names(data_dir) == ("cat", "dog")
     splits = report_of(data_dir)["splits"]
@@ -182,8 +175,7 @@ def test_of_two_folders_each_recording_is_a_group(tmp_path, capsys):
 
 
 def test_where_nothing_is_left_it_is_an_error_that_names_the_rows(tmp_path):
-    for name in "abc":
-        audio_files.write(tmp_path / "s" / f"{name}.wav", audio_files.tone(0.3))
+    audio_files.write_tones(tmp_path / "s", "a.wav", "b.wav", "c.wav")
     rows = "".join(f"{name},1500,2500,dog\n" for name in "abc")
     (tmp_path / "s" / "e.csv").write_text(HEAD + rows)
     with pytest.raises(UserError, match=r"(?s)no clip of split .*1500 to 2500 s is after the end"):
@@ -195,8 +187,7 @@ def test_where_nothing_is_left_it_is_an_error_that_names_the_rows(tmp_path):
 
 def test_folders_in_folders_of_classes(tmp_path):
     """They are told; where the outer ones may be splits, nothing is read."""
-    for name in ("train/dog/a.wav", "train/cat/b.wav", "test/dog/c.wav"):
-        audio_files.write(tmp_path / name, audio_files.tone(0.3))
+    audio_files.write_tones(tmp_path, "train/dog/a.wav", "train/cat/b.wav", "test/dog/c.wav")
     with pytest.raises(UserError, match=r"are its folders splits.*table for each split, test.csv"):
         OwnData(DataSettings(source_dir=str(tmp_path)))
     (tmp_path / "test").rename(tmp_path / "owl")
@@ -220,19 +211,19 @@ def test_splits_as_people_edit_them(tmp_path):
         own_data.read_splits(path, names)
 
 
-@pytest.mark.parametrize(
-    ("group_by", "expected"),
-    [
-        ("folder", {"n", "s", "e"}),
-        ("recording", {"n/a1.wav", "n/b2.wav", "s/a3.wav", "e/b4.wav"}),
-        (r"/([ab])\d", {"a", "b"}),
-        ("day", {"mon", "tue"}),
-    ],
-)
-def test_groups(group_by, expected):
+def test_groups():
     names = ["n/a1.wav", "n/b2.wav", "s/a3.wav", "e/b4.wav"]
     days = dict(zip(names, ["mon", "mon", "tue", "mon"], strict=True))
-    assert set(own_data.groups_of(names, group_by, days).values()) == expected
+    found = {
+        group_by: set(own_data.groups_of(names, group_by, days).values())
+        for group_by in ("folder", "recording", r"/([ab])\d", "day")
+    }
+    assert found == {
+        "folder": {"n", "s", "e"},
+        "recording": set(names),
+        r"/([ab])\d": {"a", "b"},
+        "day": {"mon", "tue"},
+    }
 
 
 def test_every_class_is_in_every_split_where_groups_allow_it():
@@ -262,33 +253,18 @@ def test_every_class_is_in_every_split_where_groups_allow_it():
     assert set(own_data.assign_splits({"a": {0: 1}, "b": {0: 1}}).values()) == {"full"}
 
 
-def test_one_group_in_two_rows_and_a_column_that_is_not_there(tmp_path):
-    for name in ("a.wav", "b.wav"):
-        audio_files.write(tmp_path / name, audio_files.tone(0.3))
-    (tmp_path / "e.csv").write_text("filename,label,day\na,dog,1\na,cat,2\nb,dog,1\n")
-    with pytest.raises(UserError, match=r"row 3: a.wav has the group '2', and '1'"):
-        OwnData(DataSettings(source_dir=str(tmp_path), group_by="day"))
-    with pytest.raises(UserError, match=r"'site'.*empty for a.wav"):
-        OwnData(DataSettings(source_dir=str(tmp_path), group_by="site"))
-
-
-@pytest.mark.skipif(
-    not (SHARED / "urbansound8k_16k").is_dir(), reason="needs data/urbansound8k_16k"
-)
-def test_no_source_of_urbansound8k_is_in_two_splits(tmp_path):
-    """Two folds as one table: all splits have all classes, and a recording is in one of them."""
-    folder = SHARED / "urbansound8k_16k"
-    rows = list(csv.DictReader((folder / "meta.csv").read_text().splitlines()))
-    (tmp_path / "audio").mkdir()
-    for row in rows:
-        (tmp_path / "audio" / row["filename"]).symlink_to(folder / row["filename"])
-    (tmp_path / "table.csv").write_text((folder / "meta.csv").read_text())
-    OwnData(DataSettings(source_dir=str(tmp_path), group_by="fsid"))
-    with (tmp_path / "splits.csv").open() as file:
-        split_of = {pathlib.Path(r["filename"]).name: r["split"] for r in csv.DictReader(file)}
-    assert split_of.keys() == {row["filename"] for row in rows}
-    assert len({(row["fsid"], split_of[row["filename"]]) for row in rows}) == len(
-        {row["fsid"] for row in rows}
-    )
-    pairs = {(row["category"], split_of[row["filename"]]) for row in rows}
-    assert len(pairs) == 10 * 3
+def test_a_column_of_groups_and_what_may_be_wrong_with_it(tmp_path):
+    names = [f"{number}.wav" for number in range(12)]
+    audio_files.write_tones(tmp_path, *names)
+    rows = "".join(f"{name},dog,{number % 4}\n" for number, name in enumerate(names))
+    for more, column, told in (
+        ("0,cat,2\n", "day", r"row 14: 0.wav has the group '2', and '0'"),
+        ("", "site", r"'site'.*empty for 0.wav"),
+    ):
+        (tmp_path / "e.csv").write_text(f"filename,label,day\n{rows}{more}")
+        with pytest.raises(UserError, match=told):
+            OwnData(DataSettings(source_dir=str(tmp_path), group_by=column))
+    OwnData(DataSettings(source_dir=str(tmp_path), group_by="day"))
+    split_of = own_data.read_splits(tmp_path / "splits.csv", names)
+    days = {(number % 4, split_of[name]) for number, name in enumerate(names)}
+    assert len(days) == 4 and len({split for _, split in days}) == 3

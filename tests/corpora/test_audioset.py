@@ -15,23 +15,24 @@ from prepared_data import problems_of, read_split, report_of
 from shared_tables import SHARED, needs_audioset
 
 from psl_jax.corpora import audioset
-from psl_jax.corpora.audioset import ListedClip, read_segments, read_strong_labels
+from psl_jax.corpora.audioset import (
+    ListedClip,
+    match_filename,
+    read_segments,
+    read_strong_labels,
+)
 from psl_jax.data import split_index_files
 from psl_jax.preparing import builder
 from psl_jax.runtime.errors import UserError
 
 
-def write_clips(folder: pathlib.Path, ids, seconds: float = 10.0) -> None:
-    for number, clip in enumerate(ids):
-        audio_files.write(folder / f"{clip}.wav", audio_files.tone(seconds, seed=number))
+def write_clips(folder: pathlib.Path, ids) -> None:
+    audio_files.write_tones(folder, *(f"{clip}.wav" for clip in ids), seconds=10.0)
 
 
 def build(source, root, **settings):
     """Prepares and returns the data directory."""
     return prepared_data.build(audioset.AudioSet(source_dir=source, **settings), root)
-
-
-# ---- the real tables ---------------------------------------------------------------------------
 
 
 @needs_audioset
@@ -42,16 +43,12 @@ def test_real_tables_parse_fully(name, rows):
     assert len(segments) == len({s.id for s in segments}) == rows
     assert {label for s in segments for label in s.labels} == set(range(527))
     assert {s.id[0] for s in segments} > {"-", "_", "Y"}
-    first = {"balanced_train": ("--PJHxphWEs", 30.0, 40.0), "eval": ("--4gqARaEJE", 0.0, 10.0)}
-    assert (segments[0].id, segments[0].start, segments[0].end) == first[name]
-    labels = {
-        "balanced_train": {"Gush", "Speech"},
-        "eval": {"Animal", "Domestic animals, pets", "Dog", "Squeak"},
+    first = {
+        "balanced_train": ("--PJHxphWEs", 30.0, 40.0, {"Gush", "Speech"}),
+        "eval": ("--4gqARaEJE", 0.0, 10.0, {"Animal", "Domestic animals, pets", "Dog", "Squeak"}),
     }
-    assert {NAMES[label] for label in segments[0].labels} == labels[name]
+    assert (*segments[0][:3], {NAMES[label] for label in segments[0].labels}) == first[name]
 
-
-# ---- small tables and every layout of the audio ------------------------------------------------
 
 EVERY_LETTER = string.ascii_letters + string.digits + "-_"  # of YouTube's ids
 
@@ -70,46 +67,32 @@ def random_segments(count: int, seed: int) -> list[ListedClip]:
     return segments
 
 
-@pytest.fixture(scope="module")
-def small_segments() -> dict[str, dict[str, ListedClip]]:
-    """By split and id."""
-    counts = {"balanced": 36, "eval": 24}
-    return {
-        split: {s.id: s for s in random_segments(count, seed)}
-        for seed, (split, count) in enumerate(counts.items())
-    }
-
-
-@pytest.fixture(scope="module")
-def expected_records(small_segments):
-    """Samples at 16 kHz by id."""
-    both = small_segments["balanced"] | small_segments["eval"]
-    return {clip: audioset_layouts.resampled(s) for clip, s in both.items()}
+SEGMENTS = {
+    split: {s.id: s for s in random_segments(count, seed)}
+    for split, count, seed in (("balanced", 36, 0), ("eval", 24, 1))
+}
 
 
 @pytest.mark.parametrize("layout", audioset_layouts.LAYOUTS)
-def test_every_layout_gives_the_same_records(layout, small_segments, expected_records, tmp_path):
-    both = small_segments["balanced"] | small_segments["eval"]
+def test_every_layout_gives_the_same_records(layout, tmp_path):
+    both = SEGMENTS["balanced"] | SEGMENTS["eval"]
     assert len(both) == 60
     audioset_layouts.LAYOUTS[layout](tmp_path / "source", both)
     tables = tmp_path / "tables"
-    write_csv(tables / audioset.BALANCED, small_segments["balanced"].values())
-    write_csv(tables / audioset.EVAL, small_segments["eval"].values())
+    write_csv(tables / audioset.BALANCED, SEGMENTS["balanced"].values())
+    write_csv(tables / audioset.EVAL, SEGMENTS["eval"].values())
     data_dir = build(tmp_path / "source", tmp_path, labels_dir=tables)
     shutil.rmtree(tmp_path / "source")
     assert split_index_files.class_names(data_dir) == NAMES
     assert report_of(data_dir)["problems"] == []
-    for split, segments in small_segments.items():
+    for split, segments in SEGMENTS.items():
         records = read_split(data_dir, split)
         assert set(records) == set(segments)
         for clip, record in records.items():
             assert tuple(record["labels"]) == segments[clip].labels
-            expected = expected_records[clip]
+            expected = audioset_layouts.resampled(segments[clip])
             assert len(record["audio"]) == len(expected)
             np.testing.assert_allclose(record["audio"], expected, atol=1)  # of 32768
-
-
-# ---- tables with faults ------------------------------------------------------------------------
 
 
 def test_faults_of_segment_tables(tmp_path):
@@ -138,9 +121,6 @@ def test_faults_of_segment_tables(tmp_path):
     path.write_text("filename,labels\n")
     with pytest.raises(UserError, match=r"x\.csv: no segment found"):
         read_segments(path, CLASSES)
-
-
-# ---- what is on disk ---------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -247,8 +227,6 @@ def test_settings_that_cannot_be(small, tmp_path, settings, match):
         build(small[0], tmp_path, **settings)
 
 
-# ---- strong labels -----------------------------------------------------------------------------
-
 STRONG = "segment_id\tstart_time_seconds\tend_time_seconds\tlabel\n"
 
 
@@ -279,9 +257,6 @@ def test_strong_labels_become_events(small, tmp_path):
     assert records[ids[0]]["events"]["label"].tolist() == [1, 7]
     assert records[ids[1]]["events"]["label"].tolist() == []
     assert split_index_files.load_index(data_dir, "balanced").has_events
-
-
-# ---- full and Aud-300h -------------------------------------------------------------------------
 
 
 def unbalanced_segments() -> list[ListedClip]:
@@ -332,18 +307,18 @@ def both_sets(tmp_path, monkeypatch):
     return source, {s.id for s in balanced}, {s.id for s in unbalanced}
 
 
+def ids_of(data_dir: str) -> dict[str, set[str]]:
+    splits = split_index_files.splits(data_dir)
+    return {split: set(split_index_files.load_index(data_dir, split).ids) for split in splits}
+
+
 def test_full_and_aud300h_contain_the_balanced_clips(both_sets, tmp_path):
     source, balanced, unbalanced = both_sets
     data_dir = build(source, tmp_path, splits=["balanced", "full", "aud300h"])
-    ids = {
-        split: set(split_index_files.load_index(data_dir, split).ids)
-        for split in split_index_files.splits(data_dir)
-    }
+    ids = ids_of(data_dir)
     assert ids["full"] == balanced | unbalanced
     assert ids["balanced"] == balanced < ids["aud300h"]
     assert sum(clip.startswith("unb") for clip in ids["aud300h"]) == 6
-    default = build(source, tmp_path / "default")
-    assert sorted(split_index_files.splits(default)) == ["balanced", "full"]
     stored = [
         split_index_files.load_index(data_dir, s) for s in split_index_files.stored_splits(data_dir)
     ]
@@ -365,10 +340,47 @@ def test_a_split_that_is_asked_for_later_is_added(both_sets, tmp_path, monkeypat
         assert build(source, tmp_path, splits=splits) == data_dir
     assert {path: path.stat() for path in stats} == stats
     apart = build(source, tmp_path / "apart", splits=["balanced", "full", "aud300h"])
-    assert sorted(split_index_files.splits(data_dir)) == ["aud300h", "balanced", "full"]
-    for split in split_index_files.splits(apart):
-        ids = [set(split_index_files.load_index(folder, split).ids) for folder in (data_dir, apart)]
-        assert ids[0] == ids[1], split
+    assert ids_of(data_dir).keys() == {"aud300h", "balanced", "full"}
+    assert ids_of(data_dir) == ids_of(apart)
     report = report_of(data_dir)
     assert list(report["splits"]) == ["balanced", "full", "aud300h"]
     assert not list(pathlib.Path(data_dir).parent.glob("incomplete*"))
+
+
+NAMED = {
+    s.id: s
+    for s in (
+        segment("abc_DEF-123", 30.0),
+        segment("-a_30000_40", 30.0),
+        segment("Yabcdefghij", 0.0, 10.0),
+        segment("abcdefghijk", 239.8, 249.8),
+        segment("_bcdefghijk", 5.0, 15.0),
+    )
+}
+
+
+FILE_NAMES = {
+    "abc_DEF-123": "abc_DEF-123",
+    "Yabc_DEF-123": "abc_DEF-123",
+    "abc_DEF-123_30000": "abc_DEF-123",
+    "abc_DEF-123_30000-40000": "abc_DEF-123",
+    "Yabc_DEF-123_30000_40000": "abc_DEF-123",
+    "abc_DEF-123_30.000_40.000": "abc_DEF-123",
+    "-a_30000_40": "-a_30000_40",
+    "-a_30000_40_30000": "-a_30000_40",
+    "Yabcdefghij": "Yabcdefghij",
+    "Yabcdefghijk": "abcdefghijk",
+    "abcdefghijk_239800_249800": "abcdefghijk",
+    "Y_bcdefghijk_5000-15000": "_bcdefghijk",
+}
+OTHER_PARTS = ["abc_DEF-123_0_10000", "abc_DEF-123_30000_31000", "Yabc_DEF-123_20000"]
+NO_CLIPS = ["abc", "abc_DEF-1234", "abc_DEF-123_x", "xabc_DEF-123", ""]
+
+
+def test_names_of_files():
+    found = {name: match_filename(name, NAMED) for name in (*FILE_NAMES, *OTHER_PARTS, *NO_CLIPS)}
+    assert found == {
+        **{name: (clip, True) for name, clip in FILE_NAMES.items()},
+        **dict.fromkeys(OTHER_PARTS, ("abc_DEF-123", False)),
+        **dict.fromkeys(NO_CLIPS, ("", False)),
+    }

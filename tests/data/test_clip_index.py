@@ -57,6 +57,13 @@ def index_with_events():
     return with_events(make_index([1, 1], [64_000, 16_000], [[0, 2], [1]]), events)
 
 
+def index_with_unknown():
+    """Of clip 1 class 2 is unknown, and of clip 2 everything."""
+    offsets, values = ragged([[], [2], [0, 1, 2]])
+    index = make_index([2, 1], 100, [[0, 2], [], []])
+    return dataclasses.replace(index, unknown_offsets=offsets, unknown_values=values)
+
+
 def test_segment_labels_say_what_sounds_in_each_segment():
     truth = index_with_events().segment_labels(Segmentation(1.0))
     expected = np.zeros((2, 4, 3), bool)
@@ -68,7 +75,10 @@ def test_segment_labels_say_what_sounds_in_each_segment():
         make_index([2], 100).segment_labels(Segmentation(1.0))
 
 
-@pytest.mark.parametrize("index", [make_index([2, 0, 3], 500), index_with_events()])
+SAVED = [make_index([2, 0, 3], 500), index_with_events(), index_with_unknown()]
+
+
+@pytest.mark.parametrize("index", SAVED)
 def test_an_index_is_read_back_as_it_was_saved(tmp_path, index):
     path = tmp_path / "folder" / "index.npz"
     index.save(path)
@@ -93,17 +103,8 @@ def test_weak_labels_and_counts():
     assert large.hours == pytest.approx(20_000 * 10 / 3600)
 
 
-def index_with_unknown():
-    """Of clip 1 class 2 is unknown, and of clip 2 everything."""
-    offsets, values = ragged([[], [2], [0, 1, 2]])
-    index = make_index([2, 1], 100, [[0, 2], [], []])
-    return dataclasses.replace(index, unknown_offsets=offsets, unknown_values=values)
-
-
-def test_unknown_labels_are_neither_0_nor_1(tmp_path):
+def test_unknown_labels_are_neither_0_nor_1():
     index = index_with_unknown()
-    index.save(tmp_path / "index.npz")
-    index = ClipIndex.load(tmp_path / "index.npz")
     expected = [[1, 0, 1], [0, 0, UNKNOWN], [UNKNOWN] * 3]
     np.testing.assert_array_equal(index.weak_labels(), expected)
     np.testing.assert_array_equal(index.weak_labels(np.array([2, 0])), [expected[2], expected[0]])

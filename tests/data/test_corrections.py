@@ -151,9 +151,6 @@ def test_recordings_are_found_by_their_clips_and_events_over_a_border_in_neither
     assert rows == [(0, 1, 0.0), (1, 1, 1.0), (2, 0, 0.0), (2, 1, 1.0)]
 
 
-# --- The table --------------------------------------------------------------------------------
-
-
 def test_each_decision_is_a_line_that_a_killed_process_has_written(tmp_path):
     path = tmp_path / "new folder" / "corrections.csv"
     program = f"""

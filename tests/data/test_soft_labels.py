@@ -2,6 +2,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -98,9 +99,6 @@ def test_writer_goes_on_where_it_stopped(tmp_path, index):
         SoftLabelWriter(tmp_path, index, SEGMENTATION, teacher_digest="u")
 
 
-# --- labels of something else ---------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -165,9 +163,6 @@ def test_labels_of_another_type_are_refused(tmp_path, index):
     SoftLabelWriter(given, index, SEGMENTATION, teacher_digest="t", rule=half)
 
 
-# --- damage ---------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     "damage",
     [
@@ -199,11 +194,8 @@ def test_shard_of_another_width_is_named(tmp_path, index):
 
 def test_full_disk_is_named_and_leaves_nothing(tmp_path, index, monkeypatch):
     writer = SoftLabelWriter(tmp_path, index, SEGMENTATION, teacher_digest="t")
-
-    def full(*args):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", full)
+    full = OSError(28, "No space left on device")
+    monkeypatch.setattr(os, "replace", mock.Mock(side_effect=full))
     with pytest.raises(UserError, match=r"labels-00000-of-00003\.npy: the disk is full"):
         writer.write_shard(0, np.concatenate(make_probabilities(index, SEGMENTATION)[:3]))
     assert [p.name for p in tmp_path.iterdir()] == ["manifest.json"]
@@ -230,47 +222,28 @@ def test_manifest_is_readable(tmp_path, index):
     }
 
 
-# --- labels made in another way -------------------------------------------------------------------
-
-
-def written(folder, index, probabilities, **rule):
-    rule = LabelRule(**rule)
-    writer = SoftLabelWriter(folder, index, SEGMENTATION, teacher_digest="t", rule=rule)
-    for shard in writer.missing:
-        low, high = index.shard_offsets[shard : shard + 2]
-        writer.write_shard(shard, np.concatenate(probabilities[low:high]))
-    return SoftLabels.open(folder, index, SEGMENTATION, "t", rule)
-
-
 def test_labels_that_hang_on_weak_labels_are_of_these(tmp_path, index):
-    probabilities = make_probabilities(index, SEGMENTATION)
     values = index.label_values.copy()
     values[0] = (values[0] + 1) % index.num_classes
     other = dataclasses.replace(index, label_values=values)
-    written(tmp_path / "plain", index, probabilities)
-    SoftLabels.open(tmp_path / "plain", other, SEGMENTATION, "t", LabelRule())
-
-    def write(of):
-        SoftLabelWriter(
-            tmp_path / "weak", of, SEGMENTATION, teacher_digest="t", uses_weak_labels=True
-        )
-
-    write(index)
+    write_soft_labels(tmp_path / "plain", index, SEGMENTATION)
+    SoftLabels.open(tmp_path / "plain", other, SEGMENTATION, "teacher", LabelRule())
+    folder, options = tmp_path / "weak", {"teacher_digest": "t", "uses_weak_labels": True}
+    write_soft_labels(folder, index, SEGMENTATION, **options)
     with pytest.raises(UserError, match="weak_labels_sha256 differs"):
-        SoftLabels.open(tmp_path / "weak", other, SEGMENTATION, "t", LabelRule())
+        SoftLabels.open(folder, other, SEGMENTATION, "t", LabelRule())
     with pytest.raises(UserError, match="weak_labels_sha256 differs"):  # half of them others
-        write(other)
+        SoftLabelWriter(folder, other, SEGMENTATION, **options)
 
 
 def test_manifests_of_earlier_versions_told_nothing_of_it(tmp_path, index):
-    probabilities = make_probabilities(index, SEGMENTATION)
-    labels = written(tmp_path, index, probabilities)
+    labels = write_soft_labels(tmp_path, index, SEGMENTATION)
     path = tmp_path / "manifest.json"
     manifest = json.loads(path.read_text())
     for name in ("shortest_seconds", *LabelRule().entries()):
         del manifest[name]
     path.write_text(json.dumps(manifest))
-    again = SoftLabels.open(tmp_path, index, SEGMENTATION, "t", LabelRule())
+    again = SoftLabels.open(tmp_path, index, SEGMENTATION, "teacher", LabelRule())
     np.testing.assert_array_equal(again.read_shard(0)[1], labels.read_shard(0)[1])
     with pytest.raises(UserError, match="count_padding"):
-        SoftLabels.open(tmp_path, index, SEGMENTATION, "t", LabelRule(count_padding=True))
+        SoftLabels.open(tmp_path, index, SEGMENTATION, "teacher", LabelRule(count_padding=True))

@@ -109,9 +109,6 @@ def test_a_shard_that_was_replaced_is_verified_again(source, paths, monkeypatch)
         source.read(np.array([0]), np.array([0]), np.array([9]), row)
 
 
-# --- damage ---------------------------------------------------------------------------------------
-
-
 def test_every_flipped_byte_is_noticed(tmp_path):
     index = make_index([3], [20, 30, 25])
     (path,) = write_shards(tmp_path, index)

@@ -34,15 +34,6 @@ def segments_of(index, segmentation=SECOND):
     return Segments(MemorySource(index, []), segmentation)
 
 
-@given(indices(), segmentations, st.integers(0, 9), st.booleans(), st.integers(1, 9))
-def test_uniform_epochs_hold_every_segment_once(index, segmentation, seed, streamed, size):
-    segments = segments_of(index, segmentation)
-    total = len(segments)
-    numbers = taken(TrainingOrder(size, seed, streamed=streamed), segments, 3 * total)
-    for epoch in numbers.reshape(3, total):
-        assert sorted(epoch.tolist()) == list(range(total))
-
-
 @given(indices(), segmentations, orders, st.integers(1, 4), st.integers(1, 7), st.integers(0, 30))
 def test_an_order_goes_on_from_any_step(index, segmentation, kind, processes, size, start):
     segments = segments_of(index, segmentation)
@@ -51,14 +42,18 @@ def test_an_order_goes_on_from_any_step(index, segmentation, kind, processes, si
     np.testing.assert_array_equal(taken(order, segments, size * 5, start), whole)
 
 
-@given(indices(), segmentations, st.booleans(), st.integers(1, 6))
-def test_processes_are_complete_and_disjoint_but_for_filling(index, segmentation, streamed, count):
+@given(indices(), segmentations, st.booleans(), st.integers(1, 9), st.integers(1, 6))
+def test_processes_share_each_uniform_epoch_and_only_fill_it_up(
+    index, segmentation, streamed, size, count
+):
+    """One process takes every segment once."""
     segments = segments_of(index, segmentation)
-    orders = [TrainingOrder(1, 5, "uniform", streamed, process, count) for process in range(count)]
-    size = orders[0].epoch_size(segments)
-    shares = [taken(order, segments, size).tolist() for order in orders]
-    assert set(itertools.chain(*shares)) == set(range(len(segments)))
-    assert count * size - len(segments) < count
+    orders = [TrainingOrder(size, 5, "uniform", streamed, number, count) for number in range(count)]
+    length = orders[0].epoch_size(segments)
+    shares = np.stack([taken(order, segments, 3 * length) for order in orders], axis=1)
+    for epoch in shares.reshape(3, length * count):
+        assert set(epoch.tolist()) == set(range(len(segments)))
+    assert 0 <= count * length - len(segments) < count
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
@@ -98,9 +93,6 @@ def test_a_streamed_epoch_takes_shards_about_one_after_the_other():
     assert max(waiting) < 2 * 20 * SHARDS_AT_ONCE
     batch = index.shard_of(clips[1000:1064])
     assert len(set(batch.tolist())) >= SHARDS_AT_ONCE / 2
-
-
-# --- draws ----------------------------------------------------------------------------------------
 
 
 @given(indices(), st.integers(1, 60), st.integers(0, 3))

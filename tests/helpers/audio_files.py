@@ -34,6 +34,12 @@ def write(path: pathlib.Path, samples: np.ndarray, rate: int = RATE, **kwargs) -
     return path
 
 
+def write_tones(folder: pathlib.Path, *names: str, seconds: float = 0.3) -> None:
+    """Writes a tone of its own under each name."""
+    for number, name in enumerate(names):
+        write(folder / name, tone(seconds, seed=number))
+
+
 def truncate(path: pathlib.Path, share: float = 0.5) -> pathlib.Path:
     """Cuts the file to a share of its bytes."""
     content = path.read_bytes()

@@ -9,7 +9,7 @@ import synthetic_data
 from psl_jax.audio.segments import Segmentation
 from psl_jax.commands import labels
 from psl_jax.data.clip_index import ClipIndex
-from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter
+from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.data.source import Source
 
 # Ids as AudioSet's are: "-", "_" and "Y" anywhere, also one that is another one's with a Y.
@@ -49,13 +49,8 @@ def values(made: ClipIndex, segmentation: Segmentation) -> list[np.ndarray]:
 
 
 def write_labels(folder, made: ClipIndex, segmentation: Segmentation, **options) -> SoftLabels:
-    writer = SoftLabelWriter(folder, made, segmentation, teacher_digest="t", **options)
     given = values(made, segmentation)
-    for shard in writer.missing:
-        writer.write_shard(
-            shard, np.concatenate(given[slice(*made.shard_offsets[shard : shard + 2])])
-        )
-    return SoftLabels.open(folder, made, segmentation)
+    return synthetic_data.write_soft_labels(folder, made, segmentation, given, "t", **options)
 
 
 def run(*arguments) -> None:

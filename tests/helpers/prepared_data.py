@@ -52,11 +52,10 @@ def record_hashes(data_dir: str) -> dict[str, str]:
 
 
 def small_folder(root: pathlib.Path, labels: str = "dog") -> pathlib.Path:
-    for i in range(3):
-        audio_files.write(root / f"{i}.wav", audio_files.tone(0.5, seed=i))
-    audio_files.write_table(
-        root / "train.csv", "filename,labels", [(f"{i}.wav", labels) for i in range(3)]
-    )
+    names = [f"{i}.wav" for i in range(3)]
+    audio_files.write_tones(root, *names, seconds=0.5)
+    rows = [(name, labels) for name in names]
+    audio_files.write_table(root / "train.csv", "filename,labels", rows)
     return root
 
 

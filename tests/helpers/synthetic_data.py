@@ -186,14 +186,17 @@ def write_soft_labels(
     index: ClipIndex,
     segmentation: Segmentation,
     probabilities: list[np.ndarray] | None = None,
+    teacher_digest: str = "teacher",
+    **options,
 ) -> SoftLabels:
-    """Writes all shards and opens them."""
+    """Writes all shards and opens them; options: of the writer."""
     values = probabilities or make_probabilities(index, segmentation)
-    writer = SoftLabelWriter(directory, index, segmentation, teacher_digest="teacher")
+    options["teacher_digest"] = teacher_digest
+    writer = SoftLabelWriter(directory, index, segmentation, **options)
     for shard in writer.missing:
         low, high = index.shard_offsets[shard : shard + 2]
         writer.write_shard(shard, np.concatenate(values[low:high]))
-    return SoftLabels.open(directory, index, segmentation, "teacher")
+    return SoftLabels.open(directory, index, segmentation, teacher_digest)
 
 
 def make_quiet_batch(num_samples, num_classes, num_rows=2):

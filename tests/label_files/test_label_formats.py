@@ -20,15 +20,30 @@ from psl_jax.runtime.errors import UserError
 h5py = pytest.importorskip("h5py", reason="needs the extra corpora")
 parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra corpora")
 
-# --- There and back -------------------------------------------------------------------------------
+COLUMNS = [audioset_classes().index(name) for name in CLASSES]
 
 
-def test_a_table_there_and_back_is_equal_in_float16(tmp_path, data):
+def check(folder, expected, tolerance, segmentation=SEGMENTATION):
+    """Labels of each segment are those that `expected(clip, segment)` gives; then come zeros."""
+    found = label_data.read(folder, label_data.index(), segmentation)
+    for clip, count in enumerate(segmentation.count_segments(label_data.index().num_samples)):
+        for segment in range(count):
+            wanted = expected(clip, segment)
+            np.testing.assert_allclose(found[clip, segment], wanted, rtol=0, atol=tolerance)
+        assert not found[clip, count:].any()
+
+
+def test_a_table_is_plain_to_others_and_the_same_when_it_comes_back(tmp_path, data):
     index, segmentation = label_data.index(), Segmentation(0.7, 0.5, 0.0)
     label_data.write_labels(tmp_path / "labels", index, segmentation)
     expected = label_data.read(tmp_path / "labels", index, segmentation)
     file = tmp_path / "file.parquet"
     run("export", tmp_path / "labels", data, "--split=train", f"--out={file}")
+    table = parquet.read_table(file).to_pydict()
+    assert list(table) == ["clip", "segment", "onset", "offset", *CLASSES]
+    row = table["clip"].index(IDS[3]) + 2
+    assert [table[name][row] for name in list(table)[1:4]] == [2, 1.0, 1.7]
+    assert [table[name][row] for name in CLASSES] == expected[3, 2].astype(float).tolist()
     cut = ("--hop_seconds=0.5", "--shortest_segment_seconds=0")
     bring_in(file, data, tmp_path / "back", *cut, seconds=segmentation.seconds)
     found = label_data.read(tmp_path / "back", index, segmentation)
@@ -63,9 +78,8 @@ def test_a_folder_for_datasets(tmp_path, data, audio):
             folder_of_shard = paths[index.shard_of(clip) // 2].parent  # the second shard is empty
             file = folder_of_shard / row["file_name"]
         np.testing.assert_array_equal(soundfile.read(file, dtype="int16")[0], samples)
-    features = json.loads(parquet.read_schema(paths[0]).metadata[b"huggingface"])["info"][
-        "features"
-    ]
+    schema = parquet.read_schema(paths[0]).metadata[b"huggingface"]
+    features = json.loads(schema)["info"]["features"]
     assert features["weak_labels"]["feature"]["names"] == list(CLASSES)
 
     lost = paths[0].read_bytes()
@@ -108,9 +122,6 @@ def test_datasets_and_croissant_read_the_folder(tmp_path, data):
     assert len(rows.cast_column("audio", datasets.Audio(decode=False))[0]["soft_labels"]) == 3
 
 
-# --- Files of others, written from their description ----------------------------------------------
-
-
 def test_efficientat(tmp_path, data):
     """One .npy of logits [clips, 527], and a pickle of the rows of names; more clips than ours."""
     rng = np.random.default_rng(0)
@@ -121,15 +132,9 @@ def test_efficientat(tmp_path, data):
     (tmp_path / "names.pkl").write_bytes(pickle.dumps(names))
     index_file = f"--index={tmp_path / 'names.pkl'}"
     bring_in(tmp_path / "ensemble.npy", data, tmp_path / "labels", index_file)
-    index = label_data.index()
-    found = label_data.read(tmp_path / "labels", index, SEGMENTATION)
-    columns = [audioset_classes().index(name) for name in CLASSES]
-    counts = SEGMENTATION.count_segments(index.num_samples)
-    for clip, row in enumerate(rows):
-        expected = expit(logits[row, columns].astype(np.float64)).astype(np.float16)
-        for segment in range(counts[clip]):  # a clip's row holds in each of its segments
-            np.testing.assert_array_equal(found[clip, segment], expected)
-        assert not found[clip, counts[clip] :].any()
+    expected = expit(logits[:, COLUMNS].astype(np.float64)).astype(np.float16)
+    # A clip's row holds in each of its segments.
+    check(tmp_path / "labels", lambda clip, _: expected[rows[clip]], 0)
 
 
 def test_ced(tmp_path, data):
@@ -153,16 +158,16 @@ def test_ced(tmp_path, data):
             writer.writerow([f"Y{IDS[clip]}.wav", segment, end])
     options = ("--format=ced", f"--index={tmp_path / 'table.csv'}")
     bring_in(tmp_path / "logits.h5", data, tmp_path / "labels", *options)
-    found = label_data.read(tmp_path / "labels", index, SEGMENTATION)
-    columns = [audioset_classes().index(name) for name in CLASSES]
-    for clip in range(len(index)):
-        for segment in range(counts[clip]):
-            views = []
-            for row in (i for i, key in enumerate(rows) if tuple(key) == (clip, segment)):
-                kept = {int(k): float(dense[row, k]) for k in order[row]}
-                views.append([kept.get(k, min(kept.values()) / 507) for k in columns])
-            assert len(views) == 2
-            np.testing.assert_allclose(found[clip, segment], np.mean(views, axis=0), atol=5e-4)
+
+    def expected(clip, segment):
+        views = []
+        for row in (i for i, key in enumerate(rows) if tuple(key) == (clip, segment)):
+            kept = {int(k): float(dense[row, k]) for k in order[row]}
+            views.append([kept.get(k, min(kept.values()) / 507) for k in COLUMNS])
+        assert len(views) == 2
+        return np.mean(views, axis=0)
+
+    check(tmp_path / "labels", expected, 5e-4)
 
 
 @pytest.mark.parametrize(("seconds", "joined"), [(2.0, True), (4.0, False)])
@@ -175,9 +180,8 @@ def test_sat(tmp_path, data, capsys, seconds, joined):
     clips = [*enumerate(IDS[:-1]), (-1, "another_cli")]
     rows = [(clip, name, s) for clip, name in clips for s in range(counts[clip])]
     rng.shuffle(rows)
-    columns = [audioset_classes().index(name) for name in CLASSES]
     idxs = [
-        [columns[row % 3], *rng.choice(np.setdiff1d(np.arange(527), columns), 9, replace=False)]
+        [COLUMNS[row % 3], *rng.choice(np.setdiff1d(np.arange(527), COLUMNS), 9, replace=False)]
         for row in range(len(rows))
     ]
     prob = rng.random((len(rows), 10)).round(4).tolist()
@@ -222,17 +226,14 @@ def test_pretrainedsed(tmp_path, data):
         file["strong_logits"] = logits[order]
     listed = f"--classes={tmp_path / 'strong.csv'}"
     bring_in(tmp_path / "as_strong.hdf5", data, tmp_path / "labels", listed, seconds=0.5)
-    segmentation = Segmentation(0.5)
-    found = label_data.read(tmp_path / "labels", index, segmentation)
-    counts = segmentation.count_segments(index.num_samples)
-    for clip in range(len(index)):
-        for segment in range(counts[clip]):
-            inside = [f for f in range(250) if segment * 500 <= f * 40 + 20 < (segment + 1) * 500]
-            end = 1000 * index.num_samples[clip] / 16_000  # what follows is padding
-            inside = [f for f in inside if f * 40 + 20 < end]
-            frames = expit(logits[clip][:, inside].astype(np.float64))
-            pooled = frames.mean(axis=1)[[3, 2, 1]]
-            np.testing.assert_allclose(found[clip, segment], pooled, atol=3e-4)
+
+    def expected(clip, segment):
+        end = min(500 * (segment + 1), index.num_samples[clip] / 16)  # what follows is padding
+        inside = [f for f in range(250) if 500 * segment <= f * 40 + 20 < end]
+        frames = expit(logits[clip][:, inside].astype(np.float64))
+        return frames.mean(axis=1)[[3, 2, 1]]
+
+    check(tmp_path / "labels", expected, 3e-4, Segmentation(0.5))
 
 
 def test_a_table_of_another_tool_with_times_and_mids(tmp_path, data):
@@ -245,12 +246,7 @@ def test_a_table_of_another_tool_with_times_and_mids(tmp_path, data):
                 row = [onset + 2, 0.01 * number, f"{name}.wav", onset, 0.5, onset / 4, 1]
                 writer.writerow(row)
     bring_in(tmp_path / "table.csv", data, tmp_path / "labels")
-    index = label_data.index()
-    found = label_data.read(tmp_path / "labels", index, SEGMENTATION)
-    for clip, count in enumerate(SEGMENTATION.count_segments(index.num_samples)):
-        for segment in range(count):
-            expected = [0.01 * clip, segment // 2 / 2, 0.5]
-            np.testing.assert_allclose(found[clip, segment], expected, atol=1e-3)
+    check(tmp_path / "labels", lambda clip, s: [0.01 * clip, s // 2 / 2, 0.5], 1e-3)
 
 
 def test_columns_that_are_no_classes_are_left_alone(tmp_path, data):
@@ -280,16 +276,3 @@ def test_rows_past_the_end_are_told(tmp_path, data, capsys):
     table = write_table(tmp_path / "t.csv", rows, ("clip", "onset", "offset", *CLASSES))
     bring_in(table, data, tmp_path / "labels")
     assert "58 rows hold for no segment" in capsys.readouterr().out
-
-
-def test_a_parquet_file_is_plain_to_others(tmp_path, data):
-    index = label_data.index()
-    labels = label_data.write_labels(tmp_path / "labels", index, SEGMENTATION)
-    out = tmp_path / "file.parquet"
-    run("export", tmp_path / "labels", data, "--split=train", f"--out={out}")
-    table = parquet.read_table(out).to_pydict()
-    assert list(table) == ["clip", "segment", "onset", "offset", *CLASSES]
-    row = table["clip"].index(IDS[3]) + 2
-    assert (table["segment"][row], table["onset"][row], table["offset"][row]) == (2, 2.0, 3.0)
-    stored = labels.gather(np.array([3]))[0, 2]
-    assert [table[name][row] for name in CLASSES] == stored.astype(float).tolist()

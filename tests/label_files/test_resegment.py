@@ -13,6 +13,11 @@ from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.runtime.errors import UserError
 
 
+def resegment(labels, data, out, seconds, *options) -> None:
+    cut = (f"--segment_seconds={seconds}", *options)
+    run("resegment", labels, data, "--split=train", *cut, f"--out={out}")
+
+
 def by_samples(labels, segmentation, index, wanted):
     """Labels of `wanted` as means over samples of those that hold there; the last holds on."""
     counts, out = segmentation.count_segments(index.num_samples), []
@@ -33,18 +38,14 @@ def by_samples(labels, segmentation, index, wanted):
 @pytest.mark.parametrize(
     ("made", "options", "wanted"),
     [
-        (Segmentation(0.32), ("--segment_seconds=1",), Segmentation(1.0)),
-        (
-            Segmentation(0.975, 0.48),
-            ("--segment_seconds=1", "--hop_seconds=0.5"),
-            Segmentation(1.0, 0.5),
-        ),
+        (Segmentation(0.32), (), Segmentation(1.0)),
+        (Segmentation(0.975, 0.48), ("--hop_seconds=0.5",), Segmentation(1.0, 0.5)),
         (
             Segmentation(2.0),
-            ("--segment_seconds=0.3", "--shortest_segment_seconds=0"),
+            ("--shortest_segment_seconds=0",),
             Segmentation(0.3, shortest_seconds=0.0),
         ),
-        (Segmentation(1.0), ("--segment_seconds=1",), Segmentation(1.0)),
+        (Segmentation(1.0), (), Segmentation(1.0)),
     ],
 )
 def test_resegmented_labels_are_means_over_time(tmp_path, made, options, wanted):
@@ -53,8 +54,7 @@ def test_resegmented_labels_are_means_over_time(tmp_path, made, options, wanted)
     before = label_data.write_labels(tmp_path / "labels", index, made)
     given = before.gather(np.arange(len(index))).astype(float)
     out = tmp_path / "cut"
-    data, out_option = tmp_path / "data", f"--out={out}"
-    run("resegment", tmp_path / "labels", data, "--split=train", *options, out_option)
+    resegment(tmp_path / "labels", tmp_path / "data", out, wanted.seconds, *options)
     assert label_manifest.segmentation_of(out) == wanted
     found = label_data.read(out, index, wanted).astype(float)
     for clip, expected in enumerate(by_samples(given, made, index, wanted)):
@@ -68,26 +68,21 @@ def test_resegmented_labels_tell_what_they_come_from(tmp_path):
     index, data, frames = label_data.index(), tmp_path / "data", Segmentation(0.32)
     label_data.write_data(data, index)
     label_data.write_labels(tmp_path / "frames", index, frames, uses_weak_labels=True)
-    options = ("--split=train", "--segment_seconds=1")
-    run("resegment", tmp_path / "frames", data, *options, f"--out={tmp_path / 'cut'}")
+    resegment(tmp_path / "frames", data, tmp_path / "cut", 1)
     manifest = json.loads((tmp_path / "cut/manifest.json").read_text())
     origin = manifest["origin"]
     assert origin["kind"] == "cut" and origin["teacher_digest"] == "t" != manifest["teacher_digest"]
-    assert origin["cut_from"] == {
-        "segment_seconds": 0.32,
-        "hop_seconds": 0.32,
-        "shortest_seconds": 0.5,
-    }
+    cut_from = {"segment_seconds": 0.32, "hop_seconds": 0.32, "shortest_seconds": 0.5}
+    assert origin["cut_from"] == cut_from
     # They depend on the weak labels, as what they come from does.
     assert manifest["weak_labels_sha256"]
     told = r"`psl-jax labels resegment` .*; to train on these, give --config.segment_seconds=1\.0"
     with pytest.raises(UserError, match=told):
         SoftLabels.open(tmp_path / "cut", index, Segmentation(2.0))
     with pytest.raises(UserError, match="holds soft labels for something else"):
-        run("resegment", tmp_path / "frames", data, "--split=train", "--segment_seconds=2",
-            f"--out={tmp_path / 'cut'}")  # fmt: skip
+        resegment(tmp_path / "frames", data, tmp_path / "cut", 2)
     with pytest.raises(UserError, match="--out is the folder of the labels themselves"):
-        run("resegment", tmp_path / "cut", data, *options, f"--out={tmp_path / 'cut'}")
+        resegment(tmp_path / "cut", data, tmp_path / "cut", 1)
 
 
 def test_labels_with_gaps_are_not_resegmented(tmp_path):
@@ -95,6 +90,5 @@ def test_labels_with_gaps_are_not_resegmented(tmp_path):
     label_data.write_data(tmp_path / "data", index)
     label_data.write_labels(tmp_path / "labels", index, gaps)
     with pytest.raises(UserError, match=r"labels of 0\.5 s, one every 1 s, leave gaps"):
-        run("resegment", tmp_path / "labels", tmp_path / "data", "--split=train",
-            "--segment_seconds=1", f"--out={tmp_path / 'out'}")  # fmt: skip
+        resegment(tmp_path / "labels", tmp_path / "data", tmp_path / "out", 1)
     assert not (tmp_path / "out").exists()

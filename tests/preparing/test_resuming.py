@@ -144,9 +144,8 @@ def test_what_is_lost_is_named_with_a_remedy(undisturbed, tmp_path):
     folder = pathlib.Path(split_index_files.find_data_dir(root / "data"))
     for path in (sorted(folder.glob("*-train.tfrecord-*"))[1], folder / "dataset_info.json"):
         path.unlink()
-        with pytest.raises(
-            UserError, match=rf"{path.name}.* delete the data set's folder and prep"
-        ):
+        told = rf"{path.name}.* delete the data set's folder and prep"
+        with pytest.raises(UserError, match=told):
             prepare(config(**data), root)
     shutil.rmtree(folder)
     assert prepare(config(**data), root) == str(folder)
