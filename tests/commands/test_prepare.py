@@ -4,7 +4,6 @@ import os
 import pathlib
 import shutil
 import subprocess
-from unittest import mock
 
 import audio_files
 import forked_python
@@ -88,8 +87,10 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
 
 
 def test_a_folder_that_cannot_be_read_is_named(monkeypatch):
-    denied = PermissionError(13, "Permission denied")
-    monkeypatch.setattr(os, "scandir", mock.Mock(side_effect=denied))
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(UserError, match="cannot read some/folder: Permission denied"):
         list(audio_folders.walk_files("some/folder"))
     assert list(audio_folders.walk_files("disk/lost+found")) == []

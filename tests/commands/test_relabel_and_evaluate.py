@@ -75,7 +75,6 @@ def test_scores_are_those_of_an_experiment(folder, tmp_path, segments, capsys):
 
 
 def test_classes_are_found_by_name(folder, tmp_path):
-    """The classifier's columns of the data's classes; the other one is left out."""
     model = load_model(folder / "model")
     chosen = model.for_classes(CLASSES)
     for name, value in model.variables.params["classifier"].items():
@@ -141,7 +140,6 @@ def test_events_beside_those_of_another_tagger(folder, tmp_path, capsys):
 
 
 def test_other_results_are_not_overwritten(folder, tmp_path, capsys):
-    """Those of a run, also one that is not finished, of other segments, and of other clips."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run/metrics.json").write_text('{"mAP": 0.9}')
     arguments = (folder / "same", folder / "data")

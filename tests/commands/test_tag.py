@@ -170,8 +170,7 @@ def test_out_writes_a_file_for_each(run, folder, tmp_path):
         assert run(folder, "--out", tmp_path / style, "--format", style)[0] == 0
         names = [path.name for path in (tmp_path / style).rglob("*") if path.is_file()]
         assert len([name for name in names if name != output_formats.OutputFolder.RECORD]) == 3
-    entry = json.loads((tmp_path / "json" / "a.json").read_text())
-    assert entry["seconds"] == 6.3
+    assert json.loads((tmp_path / "json" / "a.json").read_text())["seconds"] == 6.3
 
 
 def test_bad_files_are_a_line_each_and_the_rest_go_on(run, folder, tmp_path):

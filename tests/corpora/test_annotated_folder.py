@@ -51,9 +51,8 @@ def test_events_lie_where_they_sound(tmp_path):
     media = '"#file:///x/d.wav -- offset: 0, duration: 00:00:32.000"\n'
     (source / "d.txt").write_text(media + "".join(lines))
 
-    data_dir = prepare(
-        config(source_dir=str(source), clip_seconds=10.0, annotated="throughout"), tmp_path
-    )
+    settings = config(source_dir=str(source), clip_seconds=10.0, annotated="throughout")
+    data_dir = prepare(settings, tmp_path)
     recordings = recordings_of(data_dir)
     assert recordings.keys() == {"a", "b", "c", "d"}
     for name, clips in recordings.items():
@@ -227,7 +226,6 @@ def test_groups():
 
 
 def test_every_class_is_in_every_split_where_groups_allow_it():
-    """Several labels a group, rare classes, groups of very different sizes."""
     rng = np.random.default_rng(3)
     groups = {
         f"site{i}": {int(c): int(rng.integers(1, 40)) for c in rng.choice(12, 3, replace=False)}

@@ -31,7 +31,6 @@ def write_clips(folder: pathlib.Path, ids) -> None:
 
 
 def build(source, root, **settings):
-    """Prepares and returns the data directory."""
     return prepared_data.build(audioset.AudioSet(source_dir=source, **settings), root)
 
 
@@ -47,7 +46,8 @@ def test_real_tables_parse_fully(name, rows):
         "balanced_train": ("--PJHxphWEs", 30.0, 40.0, {"Gush", "Speech"}),
         "eval": ("--4gqARaEJE", 0.0, 10.0, {"Animal", "Domestic animals, pets", "Dog", "Squeak"}),
     }
-    assert (*segments[0][:3], {NAMES[label] for label in segments[0].labels}) == first[name]
+    clip = segments[0]
+    assert (clip.id, clip.start, clip.end, {NAMES[label] for label in clip.labels}) == first[name]
 
 
 EVERY_LETTER = string.ascii_letters + string.digits + "-_"  # of YouTube's ids

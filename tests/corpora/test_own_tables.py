@@ -97,7 +97,6 @@ def test_ids_are_not_shared(tmp_path):
     ],
 )
 def test_labels_as_people_write_them(tmp_path, cells, expected, kind):
-    """They are read as they are meant; where that is not certain it is told."""
     rows = "".join(f"{number}.wav,{cell}\n" for number, cell in enumerate(cells))
     labels, told, _ = read_tables(tmp_path, full=f"filename,labels\n{rows}")
     for number, names in enumerate(expected):

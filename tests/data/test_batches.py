@@ -90,7 +90,6 @@ def test_train_batches_hold_the_clips_audio_and_weak_labels(index, segmentation,
 def test_a_resumed_run_sees_what_an_undisturbed_one_sees(
     index, segmentation, size, start, processes
 ):
-    """Audio that is shifted at random, too."""
     segments = Segments(MemorySource(index), segmentation)
     order = TrainingOrder(size, 7, "balanced", False, processes - 1, processes)
     shift = TimeShift(0.5, 0.5, seed=7)

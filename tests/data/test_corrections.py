@@ -174,9 +174,8 @@ os.kill(os.getpid(), signal.SIGKILL)
     # Tables of two people, also put one after the other; and a file that ends within a line.
     other = tmp_path / "other.csv"
     other.write_text(path.read_text() + HEADER + "c.wav,0,1,Bell,yes,Bo")
-    DecisionTable(other, "Cy").append(
-        filename="c.wav", onset=0, offset=1, label="Bell", decision="no"
-    )
+    answer = {"filename": "c.wav", "onset": 0, "offset": 1, "label": "Bell", "decision": "no"}
+    DecisionTable(other, "Cy").append(**answer)
     both = Corrections.read(f"{path}, {other}").decisions
     assert [(d.who, d.decision) for d in both] == [("Bo", "yes"), ("Cy", "no")]
     renamed = other.rename(tmp_path / "Cy, Bo.csv")
@@ -202,12 +201,8 @@ def test_a_wrong_line_is_named(tmp_path, row, said):
 def test_what_has_no_effect_is_said():
     index = make_index([1], 160_000)
     good = Decision("-clip_0", 0, 2, "class 0", "yes", "ann")
-    lines = [
-        good,
-        good._replace(who="bo", decision="no"),
-        good._replace(filename="x.wav"),
-        good._replace(label="clas 0"),
-    ]
+    of_bo = good._replace(who="bo", decision="no")
+    lines = [good, of_bo, good._replace(filename="x.wav"), good._replace(label="clas 0")]
     files, classes, people = Corrections(tuple(lines), "c.csv").describe_problems([index])
     assert files.startswith(
         "c.csv: 1 of 4 decisions are about files that these data (train) lack, and"
@@ -219,10 +214,9 @@ def test_what_has_no_effect_is_said():
     with pytest.raises(UserError, match="none of its 1 decisions is about a file of these data"):
         Corrections((good._replace(filename="x"),)).describe_problems([index])
     index = dataclasses.replace(make_index([2], 160_000), ids=np.array(["yard@0", "yard@10"]))
-    crossing = Corrections((Decision("yard", 8, 12, "class 0", "yes", "ann"),))
-    assert "1 decisions lie outside the clips, or are" in crossing.describe_problems([index])[0]
-    late = Corrections((Decision("yard", 28, 29, "class 0", "no", "ann"),))
-    assert "1 decisions lie outside the clips" in late.describe_problems([index])[0]
+    for row in ((8, 12, "class 0", "yes", "ann"), (28, 29, "class 0", "no", "ann")):
+        problem, *_ = Corrections((Decision("yard", *row),)).describe_problems([index])
+        assert "1 decisions lie outside the clips, or are" in problem
     index = dataclasses.replace(make_index([1], 160_000), ids=np.array(["yard"]))
     names = "north/yard.wav", "south\\yard.wav"
     alike = Corrections(tuple(Decision(name, 2, 4, "class 0", "no", "ann") for name in names))

@@ -67,21 +67,16 @@ def prepared(tmp_path_factory):
     return prepare(data, tmp_path_factory.mktemp("work"), quiet=True), audio
 
 
-def waveform_of(audio: dict, clip_id: str) -> np.ndarray:
-    (name,) = (name for name in audio if str(clip_id).startswith(name))
-    return audio[name]
-
-
 def test_prepared_clips_keep_their_rate(prepared):
     folder, audio = prepared
     source = Source.open(folder, "train")
     assert source.index.sample_rate == RATE
     assert sorted(source.index.num_samples) == [16_000, 20_800, 25_600, 30_400]  # ticks
     whole = source.read_whole(np.arange(4))
-    for clip_id, samples in zip(source.index.ids, whole, strict=True):
-        np.testing.assert_array_equal(flatten(samples)[0], waveform_of(audio, clip_id))
+    for clip_id, samples in zip(source.index.ids.tolist(), whole, strict=True):
+        np.testing.assert_array_equal(flatten(samples)[0], audio[clip_id])
     for clip_id, record in read_split(folder, "train").items():  # as anyone reads them
-        np.testing.assert_array_equal(record["audio"], waveform_of(audio, clip_id))
+        np.testing.assert_array_equal(record["audio"], audio[clip_id])
     path = split_index_files.index_path(folder, "train")
     saved = path.read_bytes()
     path.unlink()
@@ -97,20 +92,15 @@ def test_segments_of_both_rates_are_the_same_times(prepared):
     segments = Segments(source, Segmentation(0.5))
     batch = segments.load(np.arange(len(segments)), size=len(segments) + 1)
     assert batch["audio"].shape == (len(segments) + 1, 8_000, 2)
-    for row, clip, segment, length in zip(
-        *(batch[name] for name in ("audio", "clip", "segment", "num_samples")), strict=True
-    ):
-        if clip < 0:
-            continue
-        samples = waveform_of(audio, source.index.ids[clip])
-        start, stop = 16_000 * segment, 16_000 * segment + 2 * length
-        np.testing.assert_array_equal(flatten(row[:length])[0], samples[start:stop])
+    places = zip(*segments.places(np.arange(len(segments))), strict=True)
+    for number, (clip, segment) in enumerate(places):
+        length, start = batch["num_samples"][number], 16_000 * segment
+        samples = audio[source.index.ids[clip]][start : start + 2 * length]
+        np.testing.assert_array_equal(flatten(batch["audio"][number, :length])[0], samples)
     rolled = batch["audio"].copy()
-    lengths = batch["num_samples"]
-    batches.roll_rows(rolled, lengths, np.full(len(rolled), 100))
-    np.testing.assert_array_equal(
-        flatten(rolled[0])[0], np.roll(flatten(batch["audio"][0])[0], 200)
-    )
+    batches.roll_rows(rolled, batch["num_samples"], np.full(len(rolled), 100))
+    plain, shifted = (flatten(rows[0])[0] for rows in (batch["audio"], rolled))
+    np.testing.assert_array_equal(shifted, np.roll(plain, 200))
 
 
 def test_networks_of_both_rates_hear_audio_of_both_rates():

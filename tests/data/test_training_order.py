@@ -46,7 +46,6 @@ def test_an_order_goes_on_from_any_step(index, segmentation, kind, processes, si
 def test_processes_share_each_uniform_epoch_and_only_fill_it_up(
     index, segmentation, streamed, size, count
 ):
-    """One process takes every segment once."""
     segments = segments_of(index, segmentation)
     orders = [TrainingOrder(size, 5, "uniform", streamed, number, count) for number in range(count)]
     length = orders[0].epoch_size(segments)

@@ -17,7 +17,6 @@ parquet = pytest.importorskip("pyarrow.parquet", reason="needs the extra corpora
 
 
 def with_first(rows, value):
-    """With another value as the first label."""
     return [[*rows[0][:2], value, 0, 0], *rows[1:]]
 
 
