@@ -157,11 +157,9 @@ def test_a_split_without_any_group_is_told(tmp_path):
 
 
 def test_of_two_folders_each_recording_is_a_group(tmp_path, capsys):
-    table = HEAD
-    for name in ("north_1", "north_2", "south_1", "south_2"):
-        audio_files.write(tmp_path / name[:5] / f"{name}.wav", audio_files.tone(0.3))
-        table += f"{name},0,1,dog\n"
-    (tmp_path / "e.csv").write_text(table)
+    names = ("north_1", "north_2", "south_1", "south_2")
+    audio_files.write_tones(tmp_path, *(f"{name[:5]}/{name}.wav" for name in names))
+    (tmp_path / "e.csv").write_text(HEAD + "".join(f"{name},0,1,dog\n" for name in names))
     problems = OwnData(DataSettings(source_dir=str(tmp_path), group_by="folder")).problems
     (detail,) = (problem.detail for _, problem in problems if problem.kind == "no splits")
     assert "2 groups are too few" in detail

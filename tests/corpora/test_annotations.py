@@ -292,21 +292,23 @@ def test_what_is_hidden_says_nothing_and_other_files_are_told(tmp_path):
 
 def test_names_of_recordings(tmp_path):
     """By folder where need be; two paths of elsewhere are no recording here; tools must agree."""
+
+    def read(rows):
+        (tmp_path / "e.csv").write_text(HEAD + rows)
+        return read_annotations(tmp_path, Hints())
+
     touch(tmp_path, "north/x.wav", "south/x.wav", "y.wav")
-    (tmp_path / "e.csv").write_text(HEAD + "D:\\s\\South\\X.wav,0,1,dog\nsub/y.wav,0,1,dog\n")
-    assert sorted(read_annotations(tmp_path, Hints()).rows) == ["south/x.wav", "y.wav"]
-    (tmp_path / "e.csv").write_text(HEAD + "x.wav,0,1,dog\n")
+    found = read("D:\\s\\South\\X.wav,0,1,dog\nsub/y.wav,0,1,dog\n")
+    assert sorted(found.rows) == ["south/x.wav", "y.wav"]
     with pytest.raises(UserError, match=r"row 2: 'x.wav' may be north/x.wav or south/x.wav"):
-        read_annotations(tmp_path, Hints())
+        read("x.wav,0,1,dog\n")
     (tmp_path / "e.csv").rename(tmp_path / "south/e.csv")  # a table of its folder
     assert list(read_annotations(tmp_path, Hints()).rows) == ["south/x.wav"]
     (tmp_path / "south/e.csv").unlink()
-    (tmp_path / "e.csv").write_text(HEAD + "a/y.wav,0,1,dog\nb/y.wav,0,1,dog\n")
     with pytest.raises(UserError, match=r"row 3: 'b/y.wav' is another file than 'a/y'"):
-        read_annotations(tmp_path, Hints())
-    (tmp_path / "e.csv").write_text(HEAD + "y.wav,0,1,dog\n")
+        read("a/y.wav,0,1,dog\nb/y.wav,0,1,dog\n")
     (tmp_path / "more.csv").write_text(HEAD + "y.wav,0,1,dog\ny.wav,2,3,dog\n")
-    found = read_annotations(tmp_path, Hints())  # two tables of a tool add up
+    found = read("y.wav,0,1,dog\n")  # two tables of a tool add up
     assert [event.onset for event in found.rows["y.wav"].events] == [0, 2]
     assert "e.csv, more.csv are put together" in next(p.detail for p in found.problems)
     (tmp_path / "more.csv").unlink()
@@ -315,12 +317,10 @@ def test_names_of_recordings(tmp_path):
         read_annotations(tmp_path, Hints())
     (tmp_path / "y.txt").unlink()
     touch(tmp_path, "copies/y.wav")
-    (tmp_path / "e.csv").write_text(HEAD + "./y.wav,0,1,dog\ncopies/y.wav,0,1,dog\n")
-    assert sorted(read_annotations(tmp_path, Hints()).rows) == ["copies/y.wav", "y.wav"]
+    assert sorted(read("./y.wav,0,1,dog\ncopies/y.wav,0,1,dog\n").rows) == ["copies/y.wav", "y.wav"]
     # What was deleted from a folder is missing, even if another folder has a file of that name.
     (tmp_path / "north/x.wav").unlink()
     touch(tmp_path, "north/z.wav")
-    (tmp_path / "e.csv").write_text(HEAD + "North\\x.wav,0,1,dog\nnorth/z.wav,0,1,dog\n")
-    found = read_annotations(tmp_path, Hints())
+    found = read("North\\x.wav,0,1,dog\nnorth/z.wav,0,1,dog\n")
     assert list(found.rows) == ["north/z.wav"]
     assert [p.file for p in found.problems if p.kind == "missing"] == ["North\\x.wav"]

@@ -1,6 +1,5 @@
 """Audio in archives, asked for by many threads at once."""
 
-import io
 import random
 import subprocess
 import sys
@@ -13,7 +12,6 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-import soundfile
 
 from psl_jax.audio.readers import DecodeError
 from psl_jax.corpora import stored_audio
@@ -29,9 +27,8 @@ def parquet(tmp_path):
     """A file of one row group, with a tone of its own pitch in each row."""
     rows = []
     for number in range(ROWS):
-        content = io.BytesIO()
-        soundfile.write(content, np.full(1700, number, np.int16), 16_000, format="FLAC")
-        rows.append({"id": str(number), "audio": {"bytes": content.getvalue()}})
+        content = audio_files.encoded(np.full(1700, number, np.int16)).getvalue()
+        rows.append({"id": str(number), "audio": {"bytes": content}})
     path = tmp_path / "all.parquet"
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path, row_group_size=ROWS)
     return str(path)

@@ -1,17 +1,19 @@
-"""Clips read from TFRecord shards, in parts and whole, and what is said of damaged ones."""
+"""Clips read from TFRecord shards, in parts and whole, damaged ones, and ones that others made."""
 
+import json
 import os
+import pathlib
 
 import audio_files
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_datasets as tfds
 from prepared_data import config
-from synthetic_data import make_audio, make_index, write_shards
+from synthetic_data import make_audio, make_index, write_prepared, write_shards
 
-from psl_jax.data import record_files
+from psl_jax.data import record_files, split_index_files
 from psl_jax.data.source import Source
-from psl_jax.data.split_index_files import load_index
 from psl_jax.preparing.prepare_corpus import prepare
 from psl_jax.runtime.errors import UserError
 
@@ -112,7 +114,7 @@ def test_a_shard_that_was_replaced_is_verified_again(source, paths, monkeypatch)
 def test_every_flipped_byte_is_noticed(tmp_path):
     index = make_index([3], [20, 30, 25])
     (path,) = write_shards(tmp_path, index)
-    index, whole = load_index(tmp_path, "train"), path.read_bytes()
+    index, whole = split_index_files.load_index(tmp_path, "train"), path.read_bytes()
     for place in range(len(whole)):
         data = bytearray(whole)
         data[place] ^= 0x10
@@ -142,13 +144,13 @@ def test_records_of_another_kind_are_named(source, paths, record):
         read_all(source)
     paths[0].with_name("index-train.npz").unlink()  # so that the records are looked at
     with pytest.raises(UserError, match=paths[0].name):
-        load_index(paths[0].parent, "train")
+        split_index_files.load_index(paths[0].parent, "train")
 
 
 def test_an_index_of_other_data_is_refused(paths):
     swapped = make_index([2, 2], 400)
     shards = write_shards(paths[0].parent / "more", swapped)
-    more = load_index(shards[0].parent, "train")
+    more = split_index_files.load_index(shards[0].parent, "train")
     with pytest.raises(UserError, match=r"00001-of-00002: holds clip '-clip_2' .* has '-clip_0'"):
         read_all(Source(shards[::-1], more))
 
@@ -182,3 +184,66 @@ def test_records_are_parsed_as_tensorflow_parses_them(tmp_path, num_samples):
         assert record_files.single_values(features, ("id", "audio")) == [b"clip", audio.tobytes()]
         start = features["audio"].start
         assert record[start : start + 2 * num_samples] == audio.tobytes()
+
+
+FOREIGN_CLIPS = [np.random.default_rng(i).integers(-999, 999, 1600 + 100 * i) for i in range(5)]
+
+
+def tensor(shape=(None,), dtype=np.int16, **more) -> tfds.features.Tensor:
+    return tfds.features.Tensor(shape=shape, dtype=dtype, **more)
+
+
+def features_of(audio) -> tfds.features.FeaturesDict:
+    label = tfds.features.ClassLabel(names=["cat", "dog"])
+    labels = tfds.features.Sequence(label)
+    return tfds.features.FeaturesDict(
+        {"id": tfds.features.Text(), "audio": audio, "labels": labels}
+    )
+
+
+def test_what_others_made_is_read_where_it_fits(tmp_path):
+    examples = [
+        (i, {"id": str(i), "audio": samples.astype(np.int16), "labels": [i % 2]})
+        for i, samples in enumerate(FOREIGN_CLIPS)
+    ]
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="foreign",
+        version="1.0.0",
+        features=features_of(tensor(encoding="bytes")),
+        split_datasets={"train": examples},
+        data_dir=tmp_path,
+    )
+    data_dir = split_index_files.find_data_dir(tmp_path)
+    folder = pathlib.Path(data_dir)
+    description = folder / "dataset_info.json"
+    info = json.loads(description.read_text())
+    info["splits"][0]["filepathTemplate"] = "{SPLIT}_{SHARD_INDEX}of{NUM_SHARDS}.{FILEFORMAT}"
+    description.write_text(json.dumps(info))
+    (shard,) = folder.glob("*.tfrecord-*")
+    shard.rename(folder / "train_00000of00001.tfrecord")
+    source = Source.open(data_dir, "train")
+    index = source.index
+    assert index.classes == ("cat", "dog")
+    for clip, audio in zip(index.ids, source.read_whole(np.arange(len(index))), strict=True):
+        np.testing.assert_array_equal(audio, FOREIGN_CLIPS[int(clip)])
+    assert Source.open(data_dir, "train").index.audio_starts is not None  # kept in the saved index
+
+
+@pytest.mark.parametrize(
+    "audio",
+    [
+        tensor(dtype=np.float32, encoding="bytes"),
+        tensor(),
+        tensor(shape=(None, 2), encoding="bytes"),
+        tfds.features.Audio(sample_rate=44_100, shape=(None,), dtype=np.int16, encoding="bytes"),
+        tfds.features.Audio(lazy_decode=True),
+        tfds.features.Text(),
+    ],
+)
+def test_what_others_made_otherwise_is_refused(tmp_path, audio):
+    index = make_index([2], 100)
+    write_prepared(tmp_path, index, make_audio(index))
+    features_of(audio).save_config(tmp_path)
+    with pytest.raises(UserError, match="data set of another form") as caught:
+        split_index_files.load_index(tmp_path, "train")
+    assert 'encoding="bytes"' in str(caught.value)

@@ -11,7 +11,6 @@ import h5py
 import numpy as np
 import pyarrow
 import pyarrow.parquet
-import soundfile
 import soxr
 
 from psl_jax.corpora.audioset import ListedClip
@@ -112,9 +111,7 @@ def write_psl(root: pathlib.Path, segments: Mapping[str, ListedClip]) -> None:
 
 
 def _flac(segment: ListedClip) -> bytes:
-    content = io.BytesIO()
-    soundfile.write(content, audio_of(segment), RATE, format="FLAC")
-    return content.getvalue()
+    return audio_files.encoded(audio_of(segment), RATE).getvalue()
 
 
 NAMINGS = ("{id}", "Y{id}", "{id}_{start}", "{id}_{start}_{end}", "Y{id}_{start}-{end}")  # in ms
