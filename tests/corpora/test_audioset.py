@@ -130,9 +130,7 @@ def small(tmp_path):
     source = tmp_path / "source"
     write_csv(source / audioset.BALANCED, [segment(clip, labels=(1, 2)) for clip in ids])
     write_clips(source / "audio", ids[:4])
-    audio_files.write(source / "copy" / f"Y{ids[0]}.flac", audio_files.tone(0.3))
-    audio_files.write(source / f"{ids[4]}_0_10000.wav", audio_files.tone(0.3))
-    audio_files.write(source / "music.wav", audio_files.tone(0.3))
+    audio_files.write_tones(source, f"copy/Y{ids[0]}.flac", f"{ids[4]}_0_10000.wav", "music.wav")
     (source / "half.tar").write_bytes(b"no tar" * 100)
     (source / "half.parquet").write_bytes(b"no parquet")
     (source / "all.tar.gz").write_bytes(b"")
