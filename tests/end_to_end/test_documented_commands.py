@@ -9,18 +9,17 @@ import glob
 import importlib
 import importlib.util
 import json
-import os
 import pathlib
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 
 import audio_files
 import audioset_layouts
 import audioset_tables
 import places
+import programs
 import pyarrow.parquet
 import pytest
 import tpu_cloud
@@ -108,8 +107,8 @@ def is_left_out(command: str) -> bool:
     return any(command.startswith(beginning) for beginning in LEFT_OUT)
 
 
-def segments(split: str, count: int) -> list:
-    clips = [f"{split[:3]}{number:08d}" for number in range(count)]
+def segments(split: str) -> list:
+    clips = [f"{split[:3]}{number:08d}" for number in range(6)]
     return [audioset_tables.segment(clip, 30, 32, (k % 2, 5)) for k, clip in enumerate(clips)]
 
 
@@ -128,24 +127,17 @@ def write_recordings(folder: pathlib.Path, splits: tuple[str, ...], classes: lis
 def place(tmp_path_factory):
     """The folder in which commands are given: what they name lies there, finished runs too."""
     folder = tmp_path_factory.mktemp("documents")
-    tables = {"balanced_train": 6, "eval": 6, "unbalanced_train": 6}
-    for split, count in tables.items():
-        rows = segments(split, count)
+    for split in ("balanced_train", "eval", "unbalanced_train"):
+        rows = segments(split)
         audioset_tables.write_csv(folder / "CSVS" / f"{split}_segments.csv", rows)
         by_id = {segment.id: segment for segment in rows}
         audioset_layouts.write_folder(folder / "AUDIO", by_id, "Y{id}", "wav")
     write_recordings(folder / "FOLDER", ("full", "balanced", "eval"), ["a", "b"])
     write_recordings(folder / "labelled", ("validation",), ["Dog", "Rain"])
-    for name in (
-        "street.mp3",
-        "recordings/one.mp3",
-        "rec/a.wav",
-        "disk/deep/b.flac",
-        "c.wav",
-        "owl.wav",
-    ):
+    recordings = "street.mp3 recordings/one.mp3 rec/a.wav disk/deep/b.flac c.wav owl.wav"
+    for name in recordings.split():
         audio_files.write(folder / name, audio_files.tone(2.0))
-    names = [f"{segment.id}.wav" for segment in segments("balanced_train", 6)]
+    names = [f"{segment.id}.wav" for segment in segments("balanced_train")]
     table = {"filename": names, "start": [0.0] * 6, "end": [2.0] * 6}
     table |= {"idxs": ["0;5"] * 6, "prob": ["0.5;0.25"] * 6}
     sat = folder / "balanced_vit_base_chunked2s_topk10_47_40.parquet"
@@ -228,25 +220,15 @@ def test_launchers_of_a_document(tmp_path):
     cloud = tpu_cloud.Cloud(tmp_path)
     cloud.plan(statuses={"host0": [0], "host1": [0]})
     for name in ("sbatch", "sudo", "mount"):
-        (tmp_path / "bin" / name).write_text(
-            f'#!/bin/bash\necho {name} "$@" >> {tmp_path}/called\n'
-        )
-        (tmp_path / "bin" / name).chmod(0o755)
-    environment = {"FAKE_CLOUD": str(tmp_path), "POLL": "0.2", "BACKOFF": "0", "PYTHON": "python"}
-    environment["PATH"] = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+        note = f'#!/bin/bash\necho {name} "$@" >> {tmp_path}/called\n'
+        programs.write(tmp_path / "bin" / name, note)
+    environment = cloud.environment(PYTHON="python")
     for command in commands(places.ROOT / "docs" / "LAUNCH.md"):
         if command.startswith("export"):
             words = [word.split("=", 1) for word in shlex.split(command)[1:]]
             environment |= dict(words) | {"ZONE": "here"}
         elif not is_left_out(command):
-            done = subprocess.run(
-                ["bash", "-c", command],
-                cwd=places.ROOT,
-                env=os.environ | environment,
-                capture_output=True,
-                text=True,
-                timeout=240,
-            )
+            done = programs.run(["bash", "-c", command], environment, cwd=places.ROOT)
             assert done.returncode == 0, f"{command}\n{done.stderr}"
     started = [start["argv"][:3] for start in cloud.starts()]
     assert started == [["-m", "psl_jax", name] for name in ("main", "relabel")]

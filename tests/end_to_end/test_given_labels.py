@@ -19,12 +19,10 @@ pytestmark = pytest.mark.usefixtures("empty_figures")
 
 def config_of(folder, labels, **changes):
     config = config_lib.student("psl1s", 1.0)  # its teacher is runs/teacher, which is not there
-    config.data.corpus, config.data.data_dir = "tfds", str(folder / "data")
-    for split in ("train_split", "validation_split", "eval_split"):
-        config.data[split] = "train"
-    config.soft_labels_dir = str(labels)
-    config.model.width, config.train.batch_size, config.train.max_steps = 0.1, 4, 2
-    config_lib.set_nested(config, changes)
+    splits = dict.fromkeys(("train_split", "validation_split", "eval_split"), "train")
+    data = {"corpus": "tfds", "data_dir": str(folder / "data")} | splits
+    small = {"model": {"width": 0.1}, "train": {"batch_size": 4, "max_steps": 2}}
+    config_lib.set_nested(config, small | {"data": data, "soft_labels_dir": str(labels)} | changes)
     return config
 
 

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 
+import programs
 import pytest
 from places import ROOT
 
@@ -34,31 +35,22 @@ def installed(tmp_path_factory):
 
 
 def run(installed, folder, *arguments):
-    environment = os.environ | {"PYTHONPATH": os.fspath(installed)}
-    return subprocess.run(
-        [sys.executable, "-P", *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-P", *arguments]
+    return programs.run(command, {"PYTHONPATH": os.fspath(installed)}, cwd=folder)
+
+
+def package_files(folder):
+    return {
+        path.relative_to(folder).as_posix()
+        for path in (folder / "psl_jax").rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
 
 
 def test_the_whole_package_is_in_the_wheel(installed):
     """What lies in the repository is there: modules, templates, class lists, configs."""
-    expected = {
-        path.relative_to(ROOT).as_posix()
-        for path in (ROOT / "psl_jax").rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
-    }
-    expected |= {f"psl_jax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
-    found = {
-        path.relative_to(installed).as_posix()
-        for path in (installed / "psl_jax").rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
-    }
-    assert found == expected
+    configs = {f"psl_jax/configs/{path.name}" for path in (ROOT / "configs").glob("*.py")}
+    assert package_files(installed) == package_files(ROOT) | configs
 
 
 def test_a_config_by_name_in_an_empty_folder(installed, tmp_path):

@@ -1,19 +1,15 @@
 """A run that is killed in each of its stages, and started again, against an undisturbed one."""
 
-import json
-import os
 import re
 import shutil
 import signal
-import subprocess
 
 import forked_python
-import numpy as np
 import places
+import programs
 import pytest
-import synthetic_data
+import small_suite
 from main_command import call_main
-from small_suite import CONFIG
 
 from psl_jax import UserError
 
@@ -26,11 +22,7 @@ class Suite:
 
     def __init__(self, folder, moved):
         self.folder, self.moved = folder, moved
-        (folder / "config.py").write_text(CONFIG)
-        for seed, split in enumerate(("balanced", "eval")):
-            index = synthetic_data.make_index([4, 3], 32_000, split=split)
-            audio = synthetic_data.make_audio(index, seed)
-            synthetic_data.write_prepared(folder, index, audio)
+        small_suite.write(folder, [4, 3])
         shutil.copytree(folder, moved)
 
     def arguments(self, workdir, *changes, data=None):
@@ -42,11 +34,9 @@ class Suite:
 
     def die(self, workdir, die_at, *changes, data=None):
         command = (forked_python.path(), places.HELPERS / "small_main.py")
-        died = subprocess.run(
+        died = programs.run(
             [*command, *self.arguments(workdir, *(changes or SAVING), data=data)],
-            env=os.environ | {"PYTHONPATH": str(places.ROOT), "DIE_AT": die_at},
-            capture_output=True,
-            text=True,
+            {"PYTHONPATH": str(places.ROOT), "DIE_AT": die_at},
         )
         assert died.returncode == -signal.SIGKILL, died.stderr
 
@@ -64,21 +54,17 @@ def undisturbed(suite, tmp_path_factory):
 
 
 def losses(folder, name):
-    lines = (folder / name / "train_log.jsonl").read_text().splitlines()
-    return {line["step"]: line["loss"] for line in map(json.loads, lines) if "loss" in line}
+    lines = small_suite.logged((folder / name / "train_log.jsonl").read_text())
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
 
-def arrays(path):
-    if path.suffix == ".npy":
-        return {path.name: np.load(path)}
-    with np.load(path) as stored:
-        return {name: stored[name] for name in stored.files}
-
-
-def assert_same_arrays(ours, theirs):
-    assert ours.keys() == theirs.keys()
-    for name, array in theirs.items():
-        np.testing.assert_array_equal(ours[name], array, err_msg=name)
+def assert_same_results(ours, theirs):
+    """Of both experiments: scores, metrics and soft labels."""
+    for path in sorted(theirs.glob("*/scores.npz")) + sorted(theirs.glob("*/soft_labels/labels-*")):
+        found = ours / path.relative_to(theirs)
+        small_suite.assert_same_arrays(found.read_bytes(), path.read_bytes())
+    for name in ("teacher/metrics.json", "psl2s/metrics.json"):
+        assert (ours / name).read_text() == (theirs / name).read_text()
 
 
 def test_killed_in_every_stage(suite, undisturbed, tmp_path):
@@ -109,11 +95,7 @@ def test_killed_in_every_stage(suite, undisturbed, tmp_path):
 
     for name in ("teacher", "psl2s"):
         assert losses(tmp_path, name) == losses(undisturbed, name)
-        ours, theirs = (folder / name for folder in (tmp_path, undisturbed))
-        assert_same_arrays(arrays(ours / "scores.npz"), arrays(theirs / "scores.npz"))
-        assert (ours / "metrics.json").read_text() == (theirs / "metrics.json").read_text()
-    for path in (undisturbed / "psl2s" / "soft_labels").glob("labels-*"):
-        assert_same_arrays(arrays(labels / path.name), arrays(path))
+    assert_same_results(tmp_path, undisturbed)
 
 
 @pytest.fixture
@@ -169,10 +151,7 @@ def test_what_was_lost_or_damaged_since_is_made_again(suite, undisturbed, finish
     for what in ("psl2s/scores.npz", "teacher/metrics.json"):
         assert f"{finished / what} is missing or damaged: evaluate is done again" in output
     assert "model.json is missing or damaged: average is done again" in output
-    for name in ("teacher", "psl2s"):
-        ours, theirs = (place / name for place in (finished, undisturbed))
-        assert_same_arrays(arrays(ours / "scores.npz"), arrays(theirs / "scores.npz"))
-        assert (ours / "metrics.json").read_text() == (theirs / "metrics.json").read_text()
+    assert_same_results(finished, undisturbed)
 
 
 def test_nothing_is_deleted_before_all_is_checked(suite, finished, capsys):

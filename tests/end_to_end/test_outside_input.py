@@ -39,10 +39,7 @@ EXAMPLES = int(os.environ.get("EXAMPLES", "60"))
 GIBIBYTE_KB = 1 << 20
 
 many = settings(
-    max_examples=EXAMPLES,
-    deadline=None,
-    database=None,
-    suppress_health_check=list(HealthCheck),
+    max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck)
 )
 
 # Where a change is made (of the length), how, and with what.
@@ -92,50 +89,47 @@ def memory():
 # --- tables -----------------------------------------------------------------------------------
 
 
-OWN = 'filename,labels\na.wav,dog;cat\n"b, c.wav",dog\nx/é.wav,"cat"\n'.encode()
-
-
-@many
-@given(edits=changes, more=texts)
-def test_own_tables(tmp_path, edits, more):
-    (tmp_path / "full.csv").write_bytes(changed(OWN, edits) + more.encode())
-    (tmp_path / "full_events.csv").write_bytes(
-        b"filename,onset,offset,label\na.wav,0,1,dog\n" + more.encode()
-    )
-    with in_words():
-        read_own_folder(tmp_path, Hints())
-
-
+OWN = {
+    "full.csv": 'filename,labels\na.wav,dog;cat\n"b, c.wav",dog\nx/é.wav,"cat"\n',
+    "full_events.csv": "filename,onset,offset,label\na.wav,0,1,dog\n",
+}
 SEGMENTS = (
-    audioset_tables.HEADER + '--PJHxphWEs, 30.000, 40.000, "/m/09x0r,/t/dd00088"\n'
+    f'{audioset_tables.HEADER}--PJHxphWEs, 30.000, 40.000, "/m/09x0r,/t/dd00088"\n'
     'abcdefghijk, 0.000, 10.000, "/m/09x0r"\n'
-).encode()
+)
 STRONG = (
-    b"segment_id\tstart_time_seconds\tend_time_seconds\tlabel\nabcdefghijk_0\t0.1\t1.5\t/m/09x0r\n"
+    "segment_id\tstart_time_seconds\tend_time_seconds\tlabel\nabcdefghijk_0\t0.1\t1.5\t/m/09x0r\n"
 )
 
 
+def read_own(path):
+    """The folder of one of OWN."""
+    for name in OWN.keys() - {path.name}:
+        path.with_name(name).write_text(OWN[name])
+    read_own_folder(path.parent, Hints())
+
+
+def read_strong(path):
+    segments = {"abcdefghijk": audioset_tables.segment("abcdefghijk", 0.0, 10.0)}
+    read_strong_labels(path, segments, audioset_tables.CLASSES)
+
+
+TABLES = {name: (read_own, content) for name, content in OWN.items()} | {
+    "segments.csv": (lambda path: read_segments(path, audioset_tables.CLASSES), SEGMENTS),
+    "strong.csv": (read_strong, STRONG),
+    "classes.csv": (read_classes, "index,mid,display_name\n0,/m/0,dog\n1,/m/1,cat\n"),
+    "names.csv": (read_classes, "label\ndog\ncat\n"),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
 @many
 @given(edits=changes, more=texts)
-def test_audiosets_tables(tmp_path, edits, more):
-    path = tmp_path / "table.csv"
-    path.write_bytes(changed(SEGMENTS, edits) + more.encode())
+def test_tables(tmp_path, name, edits, more):
+    read, content = TABLES[name]
+    (tmp_path / name).write_bytes(changed(content.encode(), edits) + more.encode())
     with in_words():
-        read_segments(path, audioset_tables.CLASSES)
-    path.write_bytes(changed(STRONG, edits) + more.encode())
-    segments = {"abcdefghijk": audioset_tables.segment("abcdefghijk", 0.0, 10.0)}
-    with in_words():
-        read_strong_labels(path, segments, audioset_tables.CLASSES)
-
-
-@many
-@given(edits=changes, more=texts, first=st.booleans())
-def test_class_lists(tmp_path, edits, more, first):
-    content = b"index,mid,display_name\n0,/m/0,dog\n1,/m/1,cat\n" if first else b"label\ndog\ncat\n"
-    path = tmp_path / "classes.csv"
-    path.write_bytes(changed(content, edits) + more.encode())
-    with in_words():
-        read_classes(path)
+        read(tmp_path / name)
 
 
 # --- audio ------------------------------------------------------------------------------------
@@ -147,18 +141,8 @@ def encoded(file_format, rate=44_100, **options) -> bytes:
     return content.getvalue()
 
 
-AUDIO = {
-    "wav": encoded("WAV"),
-    "float": encoded("WAV", subtype="FLOAT"),
-    "aiff": encoded("AIFF"),
-    "au": encoded("AU"),
-    "caf": encoded("CAF"),
-    "w64": encoded("W64"),
-    "flac": encoded("FLAC"),
-    "mp3": encoded("MP3"),
-    "vorbis": encoded("OGG"),
-    "opus": encoded("OGG", 48_000, subtype="OPUS"),
-}
+AUDIO = {kind: encoded(kind) for kind in ("WAV", "AIFF", "AU", "CAF", "W64", "FLAC", "MP3", "OGG")}
+AUDIO |= {"FLOAT": encoded("WAV", subtype="FLOAT"), "OPUS": encoded("OGG", 48_000, subtype="OPUS")}
 starts = st.lists(  # headers are where it matters
     st.tuples(st.floats(0, 0.01), st.sampled_from(["replace", "insert"]), st.binary(max_size=8)),
     max_size=4,
@@ -193,10 +177,10 @@ def archives():
     with tarfile.open(fileobj=tar, mode="w") as archive:
         for name in ("a.flac", "b.wav"):
             member = tarfile.TarInfo(name)
-            member.size = len(AUDIO["flac"])
-            archive.addfile(member, io.BytesIO(AUDIO["flac"]))
+            member.size = len(AUDIO["FLAC"])
+            archive.addfile(member, io.BytesIO(AUDIO["FLAC"]))
     parquet = io.BytesIO()
-    rows = [{"id": name, "audio": {"bytes": AUDIO["flac"], "path": name}} for name in "ab"]
+    rows = [{"id": name, "audio": {"bytes": AUDIO["FLAC"], "path": name}} for name in "ab"]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), parquet)
     return Quiet(tar=tar.getvalue(), parquet=parquet.getvalue())
 
@@ -227,39 +211,36 @@ def test_archives(tmp_path, archives, kind, edits, ends):
 # --- soft labels and models -------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def replaced(path, content):
+    """A file has another content for a while."""
+    whole = path.read_bytes()
+    path.write_bytes(content)
+    try:
+        yield
+    finally:
+        path.write_bytes(whole)
+
+
 @pytest.fixture(scope="module")
 def labels(tmp_path_factory):
     folder = tmp_path_factory.mktemp("labels")
-    index = make_index([3], 32_000)
-    segmentation = Segmentation(1.0)
-    writer = SoftLabelWriter(folder, index, segmentation, teacher_digest="digest")
+    place = folder, make_index([3], 32_000), Segmentation(1.0)
+    writer = SoftLabelWriter(*place, teacher_digest="digest")
     writer.write_shard(0, np.full((6, 3), 0.5))
-    (shard,) = folder.glob("labels-*")
-    return folder, index, segmentation, shard, shard.read_bytes()
+    return place
 
 
+@pytest.mark.parametrize("pattern", ["labels-*", "manifest.json"])
 @many
 @given(edits=changes)
-def test_soft_label_shards(labels, edits):
-    folder, index, segmentation, shard, content = labels
-    shard.write_bytes(changed(content, edits))
-    with in_words():
-        SoftLabels.open(folder, index, segmentation).read_shard(0)
-
-
-@many
-@given(edits=changes)
-def test_manifests(labels, edits):
-    folder, index, segmentation, shard, content = labels
-    shard.write_bytes(content)
-    manifest = folder / "manifest.json"
-    whole = manifest.read_bytes()
-    try:
-        manifest.write_bytes(changed(whole, edits))
+def test_soft_labels(labels, pattern, edits):
+    (path,) = labels[0].glob(pattern)
+    with replaced(path, changed(path.read_bytes(), edits)):
         with in_words():
-            SoftLabels.open(folder, index, segmentation, "digest")
-    finally:
-        manifest.write_bytes(whole)
+            SoftLabels(*labels).read_shard(0)
+        with in_words():
+            SoftLabels.open(*labels, "digest")
 
 
 @pytest.fixture(scope="module")
@@ -279,12 +260,9 @@ def test_model_json(run, monkeypatch, edits, whole, value):
         described[name] = value
     # The arrays are whole.
     monkeypatch.setattr("orbax.checkpoint.v1.metadata", lambda *_: pytest.skip("not read"))
-    try:
-        path.write_bytes(changed(content, edits) if whole else json.dumps(described).encode())
-        with in_words(), contextlib.suppress(pytest.skip.Exception):
-            load_model.load_model(run)
-    finally:
-        path.write_bytes(content)
+    new = changed(content, edits) if whole else json.dumps(described).encode()
+    with replaced(path, new), in_words(), contextlib.suppress(pytest.skip.Exception):
+        load_model.load_model(run)
 
 
 @pytest.fixture(scope="module")

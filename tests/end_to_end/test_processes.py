@@ -1,17 +1,17 @@
 """Several processes at once, started as users start them; and what they do together."""
 
 import itertools
-import os
 import signal
 import socket
 import subprocess
-import time
 
 import forked_python
 import jax
 import numpy as np
 import places
+import programs
 import pytest
+from serving import wait_for
 from synthetic_data import MemorySource, make_index
 
 from psl_jax.audio.segments import Segmentation
@@ -20,9 +20,6 @@ from psl_jax.runtime import distributed
 from psl_jax.runtime.errors import UserError
 from psl_jax.scoring import relabeling
 from psl_jax.scoring.relabeling import TeacherIdentity
-
-REPOSITORY = places.ROOT
-TIMEOUT = 300  # seconds; a loaded machine is no failure
 
 # Process 1 comes late to the barrier, then each fills in its rows of a matrix. Last, each takes
 # another folder for that of the run.
@@ -82,13 +79,8 @@ with run_files.claim_folder(sys.argv[1], "--out"):
 
 
 def launch(workdir, *arguments):
-    return subprocess.run(
-        [REPOSITORY / "launch" / "local_processes.sh", "2", "--workdir", workdir, *arguments],
-        env=os.environ | {"PYTHON": forked_python.path(), "LOGS": str(workdir)},
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-    )
+    command = [places.ROOT / "launch" / "local_processes.sh", "2", "--workdir", workdir, *arguments]
+    return programs.run(command, {"PYTHON": forked_python.path(), "LOGS": str(workdir)})
 
 
 def test_launcher_runs_both_processes_to_the_end(tmp_path):
@@ -110,19 +102,9 @@ def test_a_failing_process_ends_the_others_at_once(tmp_path):
 
 def both(code, *arguments):
     """Runs `code` in two processes: their statuses and outputs."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    started = [
-        subprocess.Popen(
-            [forked_python.path(), "-c", code, address, str(number), *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(2)
-    ]
-    outputs = [process.communicate(timeout=TIMEOUT) for process in started]
+    command = [forked_python.path(), "-c", code, programs.free_address()]
+    started = [programs.start([*command, str(number), *arguments]) for number in range(2)]
+    outputs = [process.communicate(timeout=programs.TIMEOUT) for process in started]
     return [process.returncode for process in started], outputs
 
 
@@ -131,18 +113,16 @@ def test_a_signal_ends_who_waits_for_the_others():
         "import sys; from psl_jax.runtime import distributed, interrupts\n"
         "interrupts.install_handlers(); distributed.join_processes(True, sys.argv[1], 2, 0)"
     )
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = free.getsockname()
-    command = [forked_python.path(), "-c", code, f"127.0.0.1:{address[1]}"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
-        is_listening = False
-        while not is_listening and process.poll() is None:
-            time.sleep(0.1)
-            with socket.socket() as other:
-                is_listening = other.connect_ex(address) == 0
+    host, port = programs.free_address().split(":")
+
+    def is_listening():
+        with socket.socket() as other:
+            return other.connect_ex((host, int(port))) == 0 or process.poll() is not None
+
+    with programs.start([forked_python.path(), "-c", code, f"{host}:{port}"]) as process:
+        wait_for(is_listening, programs.TIMEOUT)
         process.terminate()
-        process.communicate(timeout=TIMEOUT)
+        process.communicate(timeout=programs.TIMEOUT)
     assert process.returncode == -signal.SIGTERM
 
 
@@ -179,17 +159,17 @@ def test_processes_with_different_settings_end_and_name_one():
 
 def test_a_folder_belongs_to_one_run_until_it_ends(tmp_path):
     def start():
-        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-        return subprocess.Popen([forked_python.path(), "-c", CLAIM, tmp_path], text=True, **pipes)
+        command = [forked_python.path(), "-c", CLAIM, tmp_path]
+        return programs.start(command, stdin=subprocess.PIPE)
 
     with start() as first:
         assert first.stdout.readline() == "claimed\n"
         with start() as second:
-            _, told = second.communicate("", timeout=TIMEOUT)
+            _, told = second.communicate("", timeout=programs.TIMEOUT)
         assert "another run is working in" in told and "another --out" in told
         first.kill()
     with start() as third:
-        assert third.communicate("", timeout=TIMEOUT)[0] == "claimed\n"
+        assert third.communicate("", timeout=programs.TIMEOUT)[0] == "claimed\n"
     assert not list(tmp_path.iterdir())
 
 

@@ -61,26 +61,19 @@ def test_a_remainder_of_six_hundredths_of_a_second_becomes_a_segment():
     code, paper = Segmentation(2.0, shortest_seconds=0.0), Segmentation(2.0)
     assert code.count_segments(lengths).tolist() == [1, 1, 1, 1, 6]
     assert paper.count_segments(lengths).tolist() == [1, 1, 1, 1, 5]
-    assert Segmentation(1.0, shortest_seconds=0.0).count_segments(lengths).tolist() == [
-        1,
-        1,
-        2,
-        2,
-        11,
-    ]
+    short = Segmentation(1.0, shortest_seconds=0.0)
+    assert short.count_segments(lengths).tolist() == [1, 1, 2, 2, 11]
     assert code.count_valid_samples(lengths, 5).tolist() == [0, 0, 0, 0, 960]
 
 
 def write(folder: pathlib.Path, lengths, heard) -> pathlib.Path:
     """Clips of `lengths`, of which so much is heard, and zeros follow."""
-    folder.mkdir()
     index = synthetic_data.make_index([4, 4], lengths, split=SPLIT)
     audio = small_experiments.sounds([32_000] * 8)
     for clip, count in zip(audio, heard, strict=True):
         clip[count:] = 0
     audio = [clip[:length] for clip, length in zip(audio, lengths, strict=True)]
-    synthetic_data.write_prepared(folder, index, audio)
-    return folder
+    return synthetic_data.write_prepared(folder, index, audio)
 
 
 def test_padding_that_counts_is_silence_in_the_clip(tmp_path):
@@ -91,9 +84,8 @@ def test_padding_that_counts_is_silence_in_the_clip(tmp_path):
     common = {"evaluate": {"segments": "whole"}, "train": {"learning_rate": 1e-4}}
     run(settings(long, **common), tmp_path / "silent", "evaluate")
     run(settings(short, model={"count_padding": True}, **common), tmp_path / "code", "evaluate")
-    expected, found = (
-        np.load(tmp_path / name / "scores.npz")["scores"] for name in ("silent", "code")
-    )
+    paths = (tmp_path / name / "scores.npz" for name in ("silent", "code"))
+    expected, found = (np.load(path)["scores"] for path in paths)
     np.testing.assert_allclose(found, expected, atol=2e-4)  # without it 20 times as far
 
 

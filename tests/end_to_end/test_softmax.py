@@ -1,9 +1,7 @@
 """Data with one label a clip: a softmax in training, evaluation, tags and exports."""
 
 import dataclasses
-import json
 
-import jax
 import numpy as np
 import pytest
 import small_experiments
@@ -17,7 +15,7 @@ from psl_jax.networks import mobilenetv2
 from psl_jax.networks.mobilenetv2 import create
 from psl_jax.networks.trained_model import Model, ModelInfo
 from psl_jax.tagging.tagger import Tagger
-from psl_jax.training.step import categorical_cross_entropy
+from psl_jax.training.metric_log import read_log
 from psl_jax.weights.load_model import load_model
 
 SOFTMAX = {"output": "softmax", "width": 0.1, "dropout": 0.0}
@@ -42,45 +40,33 @@ def model():
     return Model(network, small_experiments.able(network, variables), info)
 
 
-def test_the_loss_is_the_categorical_cross_entropy():
-    rng = np.random.default_rng(0)
-    probabilities, labels = rng.dirichlet(np.ones(5), 7), np.eye(5)[rng.integers(0, 5, 7)]
-    expected = -np.mean(np.log(probabilities[labels > 0]))
-    logits = np.log(probabilities)[:, None]
-    with jax.enable_x64(True):
-        np.testing.assert_allclose(categorical_cross_entropy(logits, labels), expected)
-
-
 def test_training_lowers_it_and_scores_are_of_one_class(data, run, tmp_path):
     folder = run.run_dir
     assert load_model(folder).info.output == "softmax"
     with np.load(folder / "scores.npz") as stored:
         np.testing.assert_allclose(stored["scores"].sum(axis=1), 1, atol=1e-5)
-    log = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
-    first = next(line["loss"] for line in log if "loss" in line)
+    first = next(line["loss"] for line in read_log(folder) if "loss" in line)
     assert first == pytest.approx(np.log(3), abs=0.3)  # of a classifier that knows nothing yet
     tags = Tagger(load_model(folder)).tag(np.zeros(16_000, np.float32), 16_000)
     np.testing.assert_allclose(np.asarray(tags.scores).sum(axis=-1), 1, atol=1e-5)
 
 
 def test_several_labels_and_soft_ones_are_refused(data, tmp_path):
+    def check(told, data, **changes):
+        found = small_experiments.settings(data, model=SOFTMAX, **changes)
+        with pytest.raises(UserError, match=told):
+            small_experiments.run(found, tmp_path / "run")
+
     labels = [[0], [1], [0, 2], [1], [2], [], [0], [1]]
     index = synthetic_data.make_index([4, 4], 16_000, labels, split=SPLIT)
-    several = tmp_path / "several"
-    several.mkdir()
-    audio = small_experiments.sounds(index.num_samples)
-    synthetic_data.write_prepared(several, index, audio)
-    found = small_experiments.settings(several, model=SOFTMAX)
-    with pytest.raises(UserError, match=r"2 of the 8 clips of config\.data\.train_split=eval.*'-c"):
-        small_experiments.run(found, tmp_path / "run")
+    synthetic_data.write_shards(tmp_path / "several", index)
+    told = r"2 of the 8 clips of config\.data\.train_split=eval.*'-c"
+    check(told, tmp_path / "several")
     table = tmp_path / "corrections.csv"
     table.write_text("filename,onset,offset,label,decision,who,when\n")
-    corrected = small_experiments.settings(data, model=SOFTMAX, corrections=str(table))
-    with pytest.raises(UserError, match=r"tells one class a clip, and config\.corrections"):
-        small_experiments.run(corrected, tmp_path / "run")
-    soft = small_experiments.settings(data, model=SOFTMAX, labels="soft", teacher="somewhere")
-    with pytest.raises(UserError, match="softmax, which tells one class a clip"):
-        small_experiments.run(soft, tmp_path / "run")
+    told = r"tells one class a clip, and config\.corrections"
+    check(told, data, corrections=str(table))
+    check("softmax, which tells one class a clip", data, labels="soft", teacher="somewhere")
 
 
 def test_classes_in_another_order_but_not_fewer(model):

@@ -1,11 +1,10 @@
 """Commands over prepared data run where only JAX is: TensorFlow cannot be imported."""
 
 import json
-import os
-import subprocess
 import sys
 
 import places
+import programs
 import small_experiments
 
 SCRIPT = """
@@ -22,24 +21,19 @@ def test_prepared_data_are_relabeled_trained_on_and_evaluated(tmp_path):
     on_data = [model, str(data), f"--split={small_experiments.SPLIT}", "--segment_seconds=0.5"]
     main = ["main", "--config=config.py", f"--workdir={tmp_path / 'run'}"]
     changes = {"data.data_dir": data, "teacher": model, "labels": "soft", "segment_seconds": 0.5}
-    changes |= {
-        f"data.{name}_split": small_experiments.SPLIT for name in ("train", "validation", "eval")
-    }
+    splits = ("train", "validation", "eval")
+    changes |= {f"data.{name}_split": small_experiments.SPLIT for name in splits}
     changes |= {"train.max_steps": 2, "train.batch_size": 4, "model.width": 0.1}
     main += [f"--config.{name}={value}" for name, value in changes.items()]
-    (tmp_path / "config.py").write_text(
-        "from psl_jax import config\ndef get_config():\n    return config.base()\n"
-    )
+    (tmp_path / "config.py").write_text("from psl_jax.config import base as get_config\n")
     commands = [
         ["relabel", *on_data, f"--out={tmp_path / 'labels'}"],
         ["evaluate", *on_data, f"--out={tmp_path / 'evaluated'}"],
         main,
     ]
-    subprocess.run(
-        [sys.executable, "-c", SCRIPT, places.HELPERS / "small_commands.py", json.dumps(commands)],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": f"{places.ROOT}:{places.HELPERS}"},
-        check=True,
-    )
+    command = [sys.executable, "-c", SCRIPT, places.HELPERS / "small_commands.py"]
+    where = {"PYTHONPATH": f"{places.ROOT}:{places.HELPERS}"}
+    done = programs.run([*command, json.dumps(commands)], where, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     assert (tmp_path / "evaluated/metrics.json").exists()
     assert (tmp_path / "run/metrics.json").exists()

@@ -39,11 +39,7 @@ def config(recordings, tmp_path):
     esc50 = paper_tables.make_fold_config("esc50", 1.0)
     esc50.init_from = str(small_experiments.save_model(tmp_path / "start"))
     esc50.data.source_dir = str(recordings)
-    esc50.train.max_steps, esc50.train.batch_size, esc50.train.log_every = (
-        2,
-        4,
-        1,
-    )
+    esc50.train.max_steps, esc50.train.batch_size, esc50.train.log_every = (2, 4, 1)
     esc50.experiments.probe.train.epochs = 1
     esc50.experiments.probe.data = {"train_split": "fold1"}  # as teachers have one of their own
     del esc50.experiments["finetuned"]

@@ -16,13 +16,7 @@ from psl_jax.data.decision_table import DecisionTable
 from psl_jax.data.soft_labels import SoftLabelWriter
 from psl_jax.data.source import Source
 from psl_jax.data.training_order import TrainingOrder
-from psl_jax.experiments import (
-    run_folder,
-    sanity_notes,
-    setting_checks,
-    suite,
-    suite_results,
-)
+from psl_jax.experiments import run_folder, sanity_notes, setting_checks, suite, suite_results
 from psl_jax.experiments.experiment import Experiment
 from psl_jax.experiments.run_folder import OtherRunError, RunFolder
 from psl_jax.runtime import files, run_files

@@ -74,10 +74,7 @@ def write_parquet(root: pathlib.Path, segments: Mapping[str, ListedClip]) -> Non
 def write_tars(root: pathlib.Path, segments: Mapping[str, ListedClip]) -> None:
     """Webdataset shards: audio beside its description."""
     root.mkdir(parents=True)
-    with (
-        tarfile.open(root / "0.tar", "w") as first,
-        tarfile.open(root / "1.tar", "w") as second,
-    ):
+    with tarfile.open(root / "0.tar", "w") as first, tarfile.open(root / "1.tar", "w") as second:
         for number, segment in enumerate(segments.values()):
             archive = (first, second)[number % 2]
             description = json.dumps({"id": segment.id}).encode()

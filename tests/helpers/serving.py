@@ -5,14 +5,13 @@ import http.client
 import threading
 import time
 
-from psl_jax.commands import serve
-
 
 @contextlib.contextmanager
 def served(service, table=None, **access):
     """The port of a server for `service`, or of an application; `access`: see `access.Access`."""
     import uvicorn
 
+    from psl_jax.commands import serve
     from psl_jax.web import application
     from psl_jax.web.access import Access
     from psl_jax.web.service import Service

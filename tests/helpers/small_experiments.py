@@ -69,9 +69,7 @@ def save_model(folder: pathlib.Path, classes=CLASSES, seed: int = 0, **info) -> 
 def write_data(folder: pathlib.Path, lengths=(16_000, 20_000, 9_000, 32_000)) -> pathlib.Path:
     """Two shards of four clips each; some end within a segment of a second."""
     index = synthetic_data.make_index([4, 4], [*lengths, *lengths], split=SPLIT)
-    folder.mkdir(exist_ok=True)
-    synthetic_data.write_prepared(folder, index, sounds(index.num_samples))
-    return folder
+    return synthetic_data.write_prepared(folder, index, sounds(index.num_samples))
 
 
 def settings(data: pathlib.Path, /, **changes) -> Settings:

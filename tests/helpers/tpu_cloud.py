@@ -2,14 +2,13 @@
 
 import json
 import os
-import subprocess
 import sys
-import time
 
 import places
+import programs
+from serving import wait_for
 
 SCRIPT = places.ROOT / "launch" / "tpu_vm.sh"
-TIMEOUT = 240  # seconds; a loaded machine is no failure
 
 # Stands for a host's Python: notes how it was called, and ends as the test's plan says; the plan
 # is a list of statuses, one for each start of this host over all its lives. "sleep": until SIGTERM.
@@ -36,66 +35,57 @@ class Cloud:
     def __init__(self, folder):
         self.folder = folder
         (folder / "bin").mkdir()
-        gcloud = folder / "bin" / "gcloud"
         fake = (places.HELPERS / "fake_cloud.py").read_text()
-        gcloud.write_text(f"#!{sys.executable} -IS\n{fake}")  # starts faster
-        python3 = folder / "bin" / "python3"  # pip install uv; uv venv
+        self.write_gcloud(fake, f"{sys.executable} -IS")  # starts faster
         host_python = folder / "host_python"
-        host_python.write_text(PYTHON.format(python=sys.executable))
-        python3.write_text(
+        programs.write(host_python, PYTHON.format(python=sys.executable))
+        programs.write(
+            folder / "bin" / "python3",  # pip install uv; uv venv
             '#!/bin/bash\n[ "$3" != venv ] || { mkdir -p .venv/bin; '
             f'cp {host_python} .venv/bin/python; echo installed >> "$HOME/pip"; '
             "printf '#!/bin/bash\\necho $* > $HOME/installed\\n' > .venv/bin/pip; "
-            "chmod +x .venv/bin/*; }\n"
+            "chmod +x .venv/bin/*; }\n",
         )
-        for path in (gcloud, python3, host_python):
-            path.chmod(0o755)
         self.plan()
+
+    def write_gcloud(self, text, shell="/bin/bash"):
+        programs.write(self.folder / "bin" / "gcloud", f"#!{shell}\n{text}")
 
     def plan(self, **plan):
         (self.folder / "plan.json").write_text(json.dumps(plan))
 
-    def begin(self, *arguments, **environment):
+    def environment(self, **changes):
         defaults = {"NAME": "psl", "ZONE": "here", "ACCELERATOR": "v6e-8", "VERSION": "v2"}
-        quick = {"POLL": "0.2", "BACKOFF": "0", "RETRIES": "20"}
-        return subprocess.Popen(
-            [SCRIPT, *arguments],
-            env=os.environ
-            | {"PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}"}
-            | {"FAKE_CLOUD": str(self.folder)}
-            | (defaults | quick | environment),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        defaults |= {"POLL": "0.2", "BACKOFF": "0", "RETRIES": "20"}
+        path = f"{self.folder / 'bin'}:{os.environ['PATH']}"
+        return {"PATH": path, "FAKE_CLOUD": str(self.folder)} | defaults | changes
+
+    def begin(self, *arguments, **environment):
+        return programs.start([SCRIPT, *arguments], self.environment(**environment))
 
     def __call__(self, *arguments, **environment):
-        with self.begin(*arguments, **environment) as process:
-            try:
-                out, err = process.communicate(timeout=TIMEOUT)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                raise
-        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+        return programs.run([SCRIPT, *arguments], self.environment(**environment))
 
     def ok(self, *arguments, **environment):
         done = self(*arguments, **environment)
         assert done.returncode == 0, done.stderr
         return done
 
-    def calls(self, *verb):
-        path = self.folder / "calls.jsonl"
-        calls = (
-            [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        )
-        return [call for call in calls if call[3 : 3 + len(verb)] == list(verb)]
+    def create_and_run(self, **environment):
+        """A run that has started on both hosts."""
+        for arguments in (["create"], ["install"], ["run", "--config=x"]):
+            self.ok(*arguments, **environment)
+        self.wait_for_starts(1, "host1")
 
-    def starts(self, host="host0"):
-        path = self.folder / f"starts.{host}.jsonl"
+    def lines(self, name):
+        path = self.folder / f"{name}.jsonl"
         return [json.loads(x) for x in path.read_text().splitlines()] if path.exists() else []
 
+    def calls(self, *verb):
+        return [call for call in self.lines("calls") if call[3 : 3 + len(verb)] == list(verb)]
+
+    def starts(self, host="host0"):
+        return self.lines(f"starts.{host}")
+
     def wait_for_starts(self, count, host="host0"):
-        deadline = time.monotonic() + TIMEOUT
-        while len(self.starts(host)) < count:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_for(lambda: len(self.starts(host)) >= count, programs.TIMEOUT)

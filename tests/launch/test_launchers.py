@@ -5,10 +5,10 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 
 import places
+import programs
 import pytest
 import yaml
 
@@ -38,23 +38,15 @@ exit $((first > second ? first : second))
 def launch(tmp_path):
     """Runs a launcher with stand-ins on the path: the finished process, and what was called."""
     (tmp_path / "bin").mkdir()
-    for name in ("srun", "scontrol", "python"):
-        path = tmp_path / "bin" / name
-        path.write_text(SRUN if name == "srun" else RECORD.format(python=sys.executable))
-        path.chmod(0o755)
+    record = RECORD.format(python=sys.executable)
+    for name, text in {"srun": SRUN, "scontrol": record, "python": record}.items():
+        programs.write(tmp_path / "bin" / name, text)
     calls = tmp_path / "calls"
+    where = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "CALLS": str(calls)}
 
     def run(script, *arguments, **environment):
         calls.write_text("")
-        done = subprocess.run(
-            [LAUNCH / script, *arguments],
-            env=os.environ
-            | {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "CALLS": str(calls)}
-            | environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        done = programs.run([LAUNCH / script, *arguments], where | environment)
         return done, [json.loads(line) for line in calls.read_text().splitlines()]
 
     return run
@@ -77,17 +69,11 @@ JOB = {"SLURM_SUBMIT_DIR": str(places.ROOT), "SLURM_JOB_ID": "17", "PYTHON": "py
     ],
 )
 def test_slurm_requeues_what_can_go_on(launch, statuses, restarts, ends, requeued):
-    done, (*tasks, last) = launch(
-        "slurm.sh",
-        *AWKWARD,
-        **JOB,
-        STATUSES=statuses,
-        SLURM_RESTART_COUNT=str(restarts),
-        MAX_RESTARTS="5",
-    )
+    limits = {"SLURM_RESTART_COUNT": str(restarts), "MAX_RESTARTS": "5"}
+    done, calls = launch("slurm.sh", *AWKWARD, **JOB, **limits, STATUSES=statuses)
     task = ["python", "-m", "psl_jax", "main", "--distributed", *AWKWARD]
     assert done.returncode == ends, done.stderr
-    assert [*tasks, last] == [task] * 2 + [["scontrol", "requeue", "17"]] * requeued
+    assert calls == [task] * 2 + [["scontrol", "requeue", "17"]] * requeued
 
 
 def test_slurm_says_in_time_that_the_time_is_up():
@@ -109,18 +95,16 @@ def test_help_calls_nothing(launch, script, option):
     assert done.returncode == 0 and done.stdout.startswith(about.removeprefix("# ")) and not calls
 
 
+def run_local(folder, python):
+    """Runs two processes in a folder; `python` is what stands for it."""
+    programs.write(folder / "python", f"#!/bin/bash\n{python}")
+    environment = {"PYTHON": str(folder / "python"), "PORT": "1", "LOGS": "logs/today"}
+    command = [LAUNCH / "local_processes.sh", "2", "--config=x"]
+    return programs.run(command, environment, cwd=folder)
+
+
 def test_local_processes_start_where_they_are_called(tmp_path):
-    python = tmp_path / "python"
-    python.write_text('#!/bin/bash\npwd\necho "$PYTHONPATH"\n')
-    python.chmod(0o755)
-    done = subprocess.run(
-        [LAUNCH / "local_processes.sh", "2", "--config=x"],
-        env=os.environ | {"PYTHON": str(python), "PORT": "1", "LOGS": "logs/today"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = run_local(tmp_path, 'pwd\necho "$PYTHONPATH"\n')
     assert done.returncode == 0, done.stderr
     for told in (done.stdout, (tmp_path / "logs/today/local_processes_1.log").read_text()):
         folder, path = told.splitlines()
@@ -129,16 +113,10 @@ def test_local_processes_start_where_they_are_called(tmp_path):
 
 def test_local_processes_are_waited_for(tmp_path):
     """Who starts the same again at once must not meet a process that still saves."""
-    python = tmp_path / "python"
-    python.write_text(
-        "#!/bin/bash\ncase $* in *--process_id=1*) sleep 1; exit 75 ;; esac\n"
-        f"trap 'sleep 2; touch {tmp_path}/saved; exit 75' TERM\nsleep 20 & wait\n"
-    )
-    python.chmod(0o755)
-    done = subprocess.run(
-        [LAUNCH / "local_processes.sh", "2", "--config=x"],
-        env=os.environ | {"PYTHON": str(python), "PORT": "1", "LOGS": str(tmp_path)},
-        timeout=120,
+    done = run_local(
+        tmp_path,
+        "case $* in *--process_id=1*) sleep 1; exit 75 ;; esac\n"
+        f"trap 'sleep 2; touch {tmp_path}/saved; exit 75' TERM\nsleep 20 & wait\n",
     )
     assert done.returncode == 75 and (tmp_path / "saved").exists()
 
@@ -157,17 +135,14 @@ def test_dataflow_gets_one_argument_of_options(launch):
     assert {"--runner=DataflowRunner", "--project=p", "--region=r"} <= set(found)
     assert {"--temp_location=gs://b/t", "--sdk_container_image=i:1", "--label=a b"} <= set(found)
     assert all(option.startswith("--") for option in found)
+    done, calls = launch("beam_dataflow.sh", *AWKWARD, **CLOUD, DRY_RUN="1")
+    assert shlex.split(done.stdout)[4 : 4 + len(AWKWARD)] == AWKWARD and not calls
 
 
 @pytest.mark.parametrize("name", ["PROJECT", "REGION", "TEMP"])
 def test_dataflow_names_what_is_missing(launch, name):
     done, calls = launch("beam_dataflow.sh", "--corpus=audioset", **(CLOUD | {name: ""}))
     assert done.returncode != 0 and f"{name} is missing" in done.stderr and not calls
-
-
-def test_dataflow_dry_run(launch):
-    done, calls = launch("beam_dataflow.sh", *AWKWARD, **CLOUD, DRY_RUN="1")
-    assert shlex.split(done.stdout)[4 : 4 + len(AWKWARD)] == AWKWARD and not calls
 
 
 def test_the_jobset_starts_one_pod_a_host_and_restarts_what_can_go_on():
@@ -190,7 +165,5 @@ def test_the_jobset_starts_one_pod_a_host_and_restarts_what_can_go_on():
 
 @pytest.mark.skipif(not shutil.which("shellcheck"), reason="there is no shellcheck")
 def test_shellcheck():
-    done = subprocess.run(
-        ["shellcheck", *LAUNCH.glob("*.sh")], capture_output=True, text=True, check=False
-    )
+    done = programs.run(["shellcheck", *LAUNCH.glob("*.sh")])
     assert done.returncode == 0, done.stdout

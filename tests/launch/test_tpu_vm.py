@@ -1,12 +1,11 @@
 """launch/tpu_vm.sh against a fake gcloud whose hosts are folders; see fake_cloud.py."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
 
 import places
+import programs
 import pytest
 import tpu_cloud
 
@@ -58,10 +57,7 @@ def test_from_creation_to_deletion(cloud):
 
 def test_each_command_may_be_given_again(cloud):
     for _ in range(2):
-        cloud.ok("create", SPOT="0", DRY_RUN="0")
-        cloud.ok("install")
-        cloud.ok("run", "--config=x")
-        cloud.wait_for_starts(1, "host1")
+        cloud.create_and_run(SPOT="0", DRY_RUN="0")
     (created,) = cloud.calls("queued-resources", "create")
     assert "--spot" not in created
     assert len(cloud.starts("host0")) == len(cloud.starts("host1")) == 1
@@ -117,21 +113,15 @@ def test_what_was_mended_or_is_new_is_started(cloud):
 
 
 def test_another_run_is_let_alone(cloud):
-    cloud.ok("create")
-    cloud.ok("install")
-    cloud.ok("run", "--config=x")
-    cloud.wait_for_starts(1, "host1")
+    cloud.create_and_run()
     done = cloud("supervise", "--config=y")
     assert done.returncode == 1 and "another run goes on on psl" in done.stderr
     assert cloud.ok("status").stdout.count("psl_jax: running") == 2
 
 
 def test_a_host_that_missed_the_start_is_started(cloud):
-    cloud.ok("create")
-    cloud.ok("install")
     cloud.plan(statuses={"host1": [0]})
-    cloud.ok("run", "--config=x")
-    cloud.wait_for_starts(1, "host1")
+    cloud.create_and_run()
     shutil.rmtree(cloud.folder / "hosts" / "host1" / "psl_jax_run")
     with cloud.begin("supervise", "--config=x") as supervisor:
         cloud.wait_for_starts(2, "host1")
@@ -148,22 +138,19 @@ def test_a_preemption_while_installing(cloud):
 
 def test_a_cloud_that_does_not_answer_for_long(cloud):
     cloud.plan(statuses={"host0": [0], "host1": [0]})
-    gcloud = cloud.folder / "bin" / "gcloud"
-    gcloud.rename(cloud.folder / "bin" / "real")
-    gcloud.write_text(
-        "#!/bin/bash\necho call >> $FAKE_CLOUD/count\n"
+    (cloud.folder / "bin" / "gcloud").rename(cloud.folder / "bin" / "real")
+    cloud.write_gcloud(
+        "echo call >> $FAKE_CLOUD/count\n"
         "[ $(wc -l < $FAKE_CLOUD/count) -gt 5 ] || { echo UNAVAILABLE >&2; exit 1; }\n"
         'exec real "$@"\n'
     )
-    gcloud.chmod(0o755)
     assert cloud("create", RETRIES="1").returncode == 1
     assert "the run is over" in cloud.ok("supervise", "--config=x", RETRIES="1").stderr
 
 
 def test_lasting_errors_are_not_tried_again(cloud):
-    gcloud = cloud.folder / "bin" / "gcloud"
-    gcloud.write_text(
-        "#!/bin/bash\necho call >> $FAKE_CLOUD/count\n"
+    cloud.write_gcloud(
+        "echo call >> $FAKE_CLOUD/count\n"
         "case $* in *describe*) echo NOT_FOUND: psl >&2 ;; *) echo 'NOT_FOUND: v6e-8' >&2 ;; esac\n"
         "exit 1\n"
     )
@@ -178,7 +165,7 @@ def test_lasting_errors_are_not_tried_again(cloud):
     "words", ["gcloud: command not found", "The [x] resource is not properly specified"]
 )
 def test_a_gcloud_that_cannot_work_is_not_waited_for(cloud, words):
-    (cloud.folder / "bin" / "gcloud").write_text(f"#!/bin/bash\necho '{words}' >&2; exit 1\n")
+    cloud.write_gcloud(f"echo '{words}' >&2; exit 1\n")
     done = cloud("supervise", "--config=x")
     assert done.returncode == 1 and words in done.stderr
 
@@ -216,7 +203,6 @@ def test_what_is_missing_or_wrong_is_named(cloud, arguments, environment, told):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["supervise", "--help"], ""),
         (["supervise", "--spot", "--config=x", "-h"], ""),
         (["supervise", "--spott", "--config=x"], "unknown option '--spott' of psl-jax main"),
         (["run", "--config=x", "--nostart_afresh"], "unknown option '--nostart_afresh' of psl-jax"),
@@ -224,10 +210,7 @@ def test_what_is_missing_or_wrong_is_named(cloud, arguments, environment, told):
         (["run", "--config=x", "--split=eval"], "unknown option '--split=eval' of psl-jax main"),
         (["supervise", "--config=x", "train.max_steps=3"], "'train.max_steps=3' is no option of"),
         (["supervise", "--config=x", "--config.seed", "7"], "expected a value, as --config.seed="),
-        (
-            ["supervise", "--max_restarts=x", "--config=x"],
-            "--max_restarts is 'x', expected a",
-        ),
+        (["supervise", "--max_restarts=x", "--config=x"], "--max_restarts is 'x', expected a"),
         (["run", "--command=relabl", "m"], "there is no command relabl"),
         (["create", "--spott"], "create: unknown argument '--spott'"),
     ],
@@ -238,30 +221,25 @@ def test_help_and_unknown_options_call_nothing(cloud, arguments, told):
     assert bool(told) != done.stdout.startswith("A TPU VM")
 
 
-def test_every_option_of_a_program_is_known(cloud, capsys):
+@pytest.mark.parametrize(
+    ("module", "word", "option"),
+    [
+        (relabel, "--command=relabel", "--segment_seconds"),
+        (main, "--config.seed=1", "--process_id"),
+    ],
+)
+def test_every_option_of_a_program_is_known(cloud, capsys, module, word, option):
     with pytest.raises(SystemExit):
-        relabel.parse(["relabel", "--help"])
+        module.parse(["program", "--help"])
     options = re.findall(r"^  (--[a-z_]+)", capsys.readouterr().out, re.MULTILINE)
-    assert "--segment_seconds" in options
-    cloud.ok("run", "--dry_run", "--command=relabel", *options)
-    with pytest.raises(SystemExit):
-        main.parse(["main", "--help"])
-    options = re.findall(r"^  (--[a-z_]+)", capsys.readouterr().out, re.MULTILINE)
-    assert "--workdir" in options and "--process_id" in options
-    cloud.ok("run", "--dry_run", "--config.seed=1", *options)
+    assert option in options
+    cloud.ok("run", "--dry_run", word, *options)
 
 
 def test_relabeling_by_all_hosts(cloud):
     cloud.plan(statuses={"host0": [0], "host1": [0]})
-    done = subprocess.run(
-        [places.ROOT / "launch" / "relabel.sh", "my model", "data", "--out=labels"],
-        env=os.environ
-        | {"PATH": f"{cloud.folder / 'bin'}:{os.environ['PATH']}", "FAKE_CLOUD": str(cloud.folder)}
-        | {"NAME": "psl", "ZONE": "here", "ACCELERATOR": "v6e-8", "VERSION": "v2", "POLL": "0.2"},
-        capture_output=True,
-        text=True,
-        timeout=tpu_cloud.TIMEOUT,
-    )
+    command = [places.ROOT / "launch" / "relabel.sh", "my model", "data", "--out=labels"]
+    done = programs.run(command, cloud.environment())
     assert done.returncode == 0, done.stderr
     expected = ["-m", "psl_jax", "relabel", "--distributed", "my model", "data", "--out=labels"]
     assert [start["argv"] for start in cloud.starts("host1")] == [expected]

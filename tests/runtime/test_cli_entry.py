@@ -7,7 +7,6 @@ import pathlib
 import pwd
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from collections.abc import Iterator
 import forked_python
 import jax
 import places
+import programs
 import pytest
 
 from psl_jax import cli
@@ -22,102 +22,88 @@ from psl_jax.runtime import cli_entry, distributed, errors, interrupts, quiet_te
 from psl_jax.runtime.errors import UserError
 from psl_jax.weights import orbax_folder
 
-PRINTS = "print('a line', flush=True)"
-
-
 # A long sleep at once would not see a signal that comes just before it.
 DOZE = "def doze():\n  for _ in range(600): time.sleep(0.1)\n"
 IMPORTS = "import time\nfrom psl_jax.runtime import cli_entry\n"
 
 
+def code_of(body):
+    return f"{IMPORTS}{DOZE}def main(_):\n  {body}\ncli_entry.run(main)"
+
+
+def start(body):
+    return programs.start([forked_python.path(), "-c", code_of(body)])
+
+
 def run(body):
-    code = f"{IMPORTS}{DOZE}def main(_):\n  {body}\ncli_entry.run(main)"
-    return subprocess.Popen(
-        [forked_python.path(), "-c", code],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    """Its status and what it said."""
+    done = programs.run([forked_python.path(), "-c", code_of(body)])
+    return done.returncode, done.stdout, done.stderr
 
 
 def test_a_reader_that_leaves_ends_the_program_quietly():
-    with run(f"while True: {PRINTS}") as process:
+    with start("while True: print('a line', flush=True)") as process:
         assert process.stdout.readline() == "a line\n"
         process.stdout.close()  # as `| head -1` does
         assert process.wait(60) == 141
         assert process.stderr.read() == ""
 
 
-def check_full_disk_is_one_line(code: str) -> None:
+HELP = "import sys; from psl_jax import cli; sys.argv = ['psl-jax', '--help']; cli.run()"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        code_of("from psl_jax.runtime import disk_errors; disk_errors.write_output('a' * 9)"),
+        code_of("print('a line')"),  # of which Python would complain at its exit
+        HELP,
+    ],
+)
+def test_a_full_disk_behind_standard_output_is_one_line(code):
     with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [forked_python.path(), "-c", code], stdout=full, stderr=subprocess.PIPE, text=True
-        )
+        done = programs.run([forked_python.path(), "-c", code], stdout=full)
     told = "\nerror: cannot write to standard output: No space left on device\n"
     assert (done.returncode, done.stderr) == (2, told)
 
 
-@pytest.mark.parametrize("flush", [True, False])
-def test_a_full_disk_behind_standard_output_is_one_line(flush):
-    """In print itself, or where Python would complain of it at its exit."""
-    body = f"from psl_jax.runtime import disk_errors; disk_errors.write_output('a' * 9) if {flush} "
-    body += "else print('a line')"
-    code = f"from psl_jax.runtime import cli_entry\ndef main(_):\n  {body}\ncli_entry.run(main)"
-    check_full_disk_is_one_line(code)
-
-
-def test_help_on_a_full_disk_and_for_a_reader_that_has_left():
-    code = "import sys; from psl_jax import cli; sys.argv = ['psl-jax', '--help']; cli.run()"
-    check_full_disk_is_one_line(code)
+def test_help_for_a_reader_that_has_left():
     reading, writing = os.pipe()
     os.close(reading)
-    done = subprocess.run(
-        [forked_python.path(), "-c", code], stdout=writing, stderr=subprocess.PIPE
-    )
+    assert programs.run([forked_python.path(), "-c", HELP], stdout=writing).stderr == ""
     os.close(writing)
-    assert done.stderr == b""
-
-
-def test_errors_that_a_user_can_mend_are_one_message():
-    process = run("raise __import__('psl_jax').UserError('clip 7 is damaged')")
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (2, "", "\nerror: clip 7 is damaged\n")
 
 
 @pytest.mark.parametrize(
     ("body", "told"),
     [
+        ("raise __import__('psl_jax').UserError('clip 7 is damaged')", "clip 7 is damaged"),
         ("open('/no/such/file')", "/no/such/file: No such file or directory"),
         ("import os; os.mkdir('/dev/null/x')", "/dev/null/x: Not a directory"),
         ("import os; os.rename('/proc/self/stat', '/dev/null/x')", "/dev/null/x: Not a directory"),
         ("raise OSError(28, 'No space left on device')", "a disk: No space left on device"),
     ],
 )
-def test_what_the_disk_refuses_is_one_message(body, told):
-    with run(body) as process:
-        _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (2, f"\nerror: {told}\n")
+def test_what_a_user_can_mend_is_one_message(body, told):
+    assert run(body) == (2, "", f"\nerror: {told}\n")
 
 
 def test_a_crash_in_native_code_tells_the_line():
-    with run("__import__('os').abort()") as process:
-        _, err = process.communicate(timeout=60)
+    _, _, err = run("__import__('os').abort()")
     assert "Fatal Python error: Aborted" in err and "in main" in err
 
 
 def test_what_a_terminal_cannot_show_does_not_end_the_work(monkeypatch):
     monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
-    process = run("print('→ done')")
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (0, "") and "done" in out
+    status, out, err = run("print('→ done')")
+    assert (status, err) == (0, "") and "done" in out
 
 
 def test_standard_input_and_output_may_be_closed():
     code = "import sys\nfrom psl_jax.runtime import cli_entry\n"
     code += "cli_entry.run(lambda _: sys.stdout.isatty() or sys.stdin.buffer.read() or None)"
-    command = f"{sys.executable} -c '{code}' <&- >&-"
-    done = subprocess.run(["sh", "-c", command], capture_output=True)
-    assert (done.returncode, done.stderr) == (0, b"")
+    done = programs.run(["sh", "-c", f"{sys.executable} -c '{code}' <&- >&-"])
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_home_of_an_option(monkeypatch):
@@ -161,45 +147,27 @@ def test_a_user_may_have_no_home(monkeypatch, cache):
     ],
 )
 def test_a_bucket_is_not_taken_for_a_folder(arguments, told):
-    with pytest.raises(UserError, match=re.escape(told)):
-        cli_entry.check_places(arguments, takes_buckets=False)
-
-
-def test_other_arguments_are_no_buckets():
     beam = "--beam_options=--runner=DataflowRunner --temp_location=gs://b/tmp"
-    arguments = [beam, "--workdir", "runs/gs", "http://x/y.wav", "odd:gs://"]
-    cli_entry.check_places(arguments, takes_buckets=False)
+    others = [beam, "--workdir", "runs/gs", "http://x/y.wav", "odd:gs://"]
+    cli_entry.check_places(others, takes_buckets=False)
+    with pytest.raises(UserError, match=re.escape(told)):
+        cli_entry.check_places([*others, *arguments], takes_buckets=False)
 
 
 def test_commands_that_take_no_buckets_say_so(tmp_path):
-    process = subprocess.Popen(
-        [forked_python.path(), "-m", "psl_jax", "thresholds", "model", "--csv=gs://b/x.csv"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(places.ROOT)},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    _, err = process.communicate(timeout=300)
-    assert process.returncode == 2 and "gs://b/x.csv: this command" in err
+    command = ["-m", "psl_jax", "thresholds", "model", "--csv=gs://b/x.csv"]
+    where = {"PYTHONPATH": str(places.ROOT)}
+    done = programs.run([forked_python.path(), *command], where, cwd=tmp_path)
+    assert done.returncode == 2 and "gs://b/x.csv: this command" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_platform_that_is_not_there_is_named(tmp_path):
+def test_a_platform_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "nonsense")
     # JAX reads the variable when it is imported, which was before the program.
-    code = (
-        "import jax; from psl_jax.runtime import cli_entry\n"
-        "jax.config.update('jax_platforms', 'nonsense'); cli_entry.run(lambda _: jax.devices())"
-    )
-    done = subprocess.run(
-        [forked_python.path(), "-c", code],
-        cwd=tmp_path,
-        env=os.environ | {"JAX_PLATFORMS": "nonsense"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 2
-    assert "JAX_PLATFORMS is 'nonsense'" in done.stderr and "Traceback" not in done.stderr
+    body = "import jax; jax.config.update('jax_platforms', 'nonsense'); jax.devices()"
+    status, _, err = run(body)
+    assert status == 2 and "JAX_PLATFORMS is 'nonsense'" in err and "Traceback" not in err
 
 
 def test_told_to_end_inside_a_callback_that_lets_no_exception_out():
@@ -215,9 +183,8 @@ def test_told_to_end_inside_a_callback_that_lets_no_exception_out():
   gc.collect()
   time.sleep(60)
 """
-    process = run(body)
-    _, err = process.communicate(timeout=50)
-    assert process.returncode == interrupts.RESTART and "Exception ignored" not in err
+    status, _, err = run(body)
+    assert status == interrupts.RESTART and "Exception ignored" not in err
 
 
 def test_interrupted():
@@ -236,7 +203,7 @@ def test_a_first_interrupt_is_answered_and_a_second_one_ends_at_once(work):
   finally:
     doze()  # threads that end, checkpoints that are written
 """
-    with run(body) as process:
+    with start(body) as process:
         assert process.stdout.readline() == "ready\n"
         began = time.monotonic()
         process.send_signal(signal.SIGINT)
@@ -255,7 +222,7 @@ def test_told_to_end_says_that_it_can_go_on():
   except Exception:  # no failure of what was being done
     doze()
 """
-    with run(body) as process:
+    with start(body) as process:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == interrupts.RESTART == 75
@@ -329,12 +296,7 @@ def test_every_flag_says_what_it_is_and_its_default(command, monkeypatch):
 
 @pytest.mark.parametrize("option", ["-m", "-um"])
 def test_the_former_module_of_a_command_says_the_new_form_and_runs_it(option):
-    done = subprocess.run(
-        [sys.executable, option, "psl_jax.tag", "--help"],
-        env=os.environ | {"PYTHONPATH": str(places.ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, option, "psl_jax.tag", "--help"]
+    done = programs.run(command, {"PYTHONPATH": str(places.ROOT)})
     assert done.returncode == 0 and done.stdout.startswith("usage: psl-jax tag")
     assert "psl-jax tag, or python -m psl_jax tag" in done.stderr

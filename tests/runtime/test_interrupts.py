@@ -2,9 +2,9 @@
 
 import os
 import signal
-import subprocess
 
 import forked_python
+import programs
 import pytest
 
 from psl_jax.runtime import interrupts
@@ -22,36 +22,39 @@ def handled(monkeypatch):
     interrupts.set_answer(None)
 
 
+def run(program):
+    code = f"import os, signal; from psl_jax.runtime import cli_entry\n{program}"
+    return programs.run([forked_python.path(), "-c", code])
+
+
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1"])
 def test_each_of_these_ends_a_program_so_that_it_can_go_on(name):
-    code = (
-        "import os, signal; from psl_jax.runtime import cli_entry\n"
-        f"cli_entry.run(lambda _: os.kill(os.getpid(), signal.{name}))"
-    )
-    done = subprocess.run([forked_python.path(), "-c", code], capture_output=True, text=True)
+    done = run(f"cli_entry.run(lambda _: os.kill(os.getpid(), signal.{name}))")
     assert done.returncode == 75 and f"told to end ({name})" in done.stderr
 
 
 def test_nohup_keeps_its_meaning():
-    code = (
-        "import os, signal; from psl_jax.runtime import cli_entry\n"
-        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
-        "cli_entry.run(lambda _: os.kill(os.getpid(), signal.SIGHUP))"
-    )
-    assert subprocess.run([forked_python.path(), "-c", code]).returncode == 0
+    ignores = "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    done = run(f"{ignores}cli_entry.run(lambda _: os.kill(os.getpid(), signal.SIGHUP))")
+    assert done.returncode == 0
 
 
-def test_it_is_answered_at_the_end(handled):
+@pytest.mark.parametrize(
+    "deferring",
+    [interrupts.defer_signals, lambda: orbax_folder.explain_damage("folder", "delete it")],
+    ids=["what is written", "what Orbax reads"],
+)
+def test_it_is_answered_at_the_end(handled, deferring):
     done = []
 
-    def write():
-        with interrupts.defer_signals():
+    def work():
+        with deferring():
             os.kill(os.getpid(), signal.SIGTERM)
-            done.append("written")
+            done.append("done")
 
     with pytest.raises(interrupts.Preempted):
-        write()
-    assert done == ["written"]
+        work()
+    assert done == ["done"]
 
 
 def test_what_answers_already_goes_on_answering(handled):
@@ -60,16 +63,3 @@ def test_what_answers_already_goes_on_answering(handled):
     with interrupts.defer_signals():
         os.kill(os.getpid(), signal.SIGTERM)
     assert asked == ["stop"]
-
-
-def test_what_orbax_reads_is_read_to_its_end(handled, tmp_path):
-    done = []
-
-    def read():
-        with orbax_folder.explain_damage(tmp_path, "delete it"):
-            os.kill(os.getpid(), signal.SIGTERM)
-            done.append("read")
-
-    with pytest.raises(interrupts.Preempted):
-        read()
-    assert done == ["read"]

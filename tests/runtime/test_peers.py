@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+from serving import wait_for
 
 from psl_jax.runtime import interrupts, peers
 
@@ -85,9 +86,7 @@ def test_a_second_signal_changes_no_agreement(processes):
     for one in processes:
         one.pass_boundary(1, 3)
     processes[0].ask(peers.STOP)
-    deadline = time.monotonic() + 60
-    while any(one._round < 1 for one in processes) and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(lambda: all(one._round >= 1 for one in processes))
     assert processes[0].pass_boundary(1, 4) == {peers.STOP}
     processes[1].ask(peers.STOP)
     time.sleep(0.3)  # for a second round, which must not be called
@@ -99,9 +98,7 @@ def test_a_process_that_is_in_no_loop_ends_all(processes, monkeypatch):
     monkeypatch.setattr(peers.Peers, "_end", lambda self, why: ended.append((self._process, why)))
     processes[0].pass_boundary(1, 3)
     processes[2].ask(peers.STOP)
-    deadline = time.monotonic() + 60
-    while len(ended) < COUNT and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(lambda: len(ended) == COUNT)
     assert sorted(number for number, _ in ended) == [0, 1, 2]
     assert all("by a signal" in why for _, why in ended)
 
@@ -123,9 +120,7 @@ def test_an_error_without_a_message_ends_a_process(processes, monkeypatch):
 def test_to_save_is_left_out_where_a_process_is_in_no_loop(processes):
     processes[0].pass_boundary(1, 3)
     processes[0].ask(peers.SAVE)
-    deadline = time.monotonic() + 60
-    while processes[0]._round < 1 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(lambda: processes[0]._round >= 1)
     assert [one.pass_boundary(1, step) for step in range(4, 9) for one in processes] == [set()] * 15
 
 
@@ -134,8 +129,7 @@ def test_a_silent_process_is_named(processes, monkeypatch, capfd):
     monkeypatch.setattr(peers, "_SILENCE", 0.5)
     time.sleep(0.2)
     processes[1].close()
-    deadline, told = time.monotonic() + 60, ""
-    while "process 1 of 3 has not been heard of" not in told and time.monotonic() < deadline:
-        time.sleep(0.05)
-        told += capfd.readouterr().err
-    assert told.count("process 1 of 3") >= 1 and "Run the same command again" in told
+    told = []
+    silent = "process 1 of 3 has not been heard of"
+    wait_for(lambda: told.append(capfd.readouterr().err) or silent in "".join(told))
+    assert "Run the same command again" in "".join(told)

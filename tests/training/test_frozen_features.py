@@ -1,14 +1,12 @@
 """A classifier trained on features that were computed once is the one trained on the audio."""
 
-import json
-
 import jax
 import numpy as np
 import pytest
 import small_experiments
 
 from psl_jax.experiments import experiment, setting_checks
-from psl_jax.training.metric_log import LOSS, VALIDATION_MAP
+from psl_jax.training.metric_log import LOSS, VALIDATION_MAP, read_log
 
 LEARNING_RATE = 1e-2  # of small_experiments
 
@@ -21,17 +19,15 @@ def data(tmp_path):
 @pytest.fixture
 def settings(tmp_path, data):
     start = small_experiments.save_model(tmp_path / "start", ("other", "names"))
-    train = {"trainable": "classifier"}
-    return lambda **changes: small_experiments.settings(
-        data, init_from=str(start), train=train, **changes
-    )
+    frozen = {"init_from": str(start), "train": {"trainable": "classifier"}}
+    return lambda **changes: small_experiments.settings(data, **frozen | changes)
 
 
 def trained(found, folder, monkeypatch, memory: float):
     """The classifier after three steps, and what was logged; memory: share that features may be."""
     monkeypatch.setattr(experiment, "_MOST_OF_MEMORY", memory)
     assert small_experiments.run(found, folder, "train")._keeps_features == (memory > 0)
-    lines = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
+    lines = read_log(folder)
     logged = {k: [one[k] for one in lines if k in one] for k in (LOSS, VALIDATION_MAP)}
     return small_experiments.last_variables(folder), logged
 
@@ -39,12 +35,7 @@ def trained(found, folder, monkeypatch, memory: float):
 @pytest.mark.parametrize(
     "changes",
     [
-        {
-            "labels": "soft",
-            "alpha": 0.7,
-            "evaluate": {"segments": "whole"},
-            "segment_seconds": 0.6,
-        },
+        {"labels": "soft", "alpha": 0.7, "evaluate": {"segments": "whole"}, "segment_seconds": 0.6},
         {"model": {"count_padding": True, "output": "softmax", "width": 0.1, "dropout": 0.2}},
     ],
     ids=["soft labels, whole clips", "padding counted, softmax"],
@@ -81,9 +72,6 @@ def test_on_features_is_on_the_audio(settings, tmp_path, monkeypatch, changes):
         {"frontend": {"top_db_over": "batch"}},
     ],
 )
-def test_what_changes_from_step_to_step_is_computed_in_each(data, changes):
-    found = {"train": {"trainable": "classifier"}}
-    assert setting_checks.has_constant_features(small_experiments.settings(data, **found))
-    assert not setting_checks.has_constant_features(
-        small_experiments.settings(data, **found | changes)
-    )
+def test_what_changes_from_step_to_step_is_computed_in_each(settings, changes):
+    assert setting_checks.has_constant_features(settings())
+    assert not setting_checks.has_constant_features(settings(**changes))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 
 import jax
 import numpy as np
@@ -20,14 +19,10 @@ from psl_jax.experiments.experiment import Experiment
 from psl_jax.experiments.run_folder import OtherRunError
 from psl_jax.experiments.training_steps import make_recipe
 from psl_jax.runtime import files, parallel
+from psl_jax.training.metric_log import read_log
 from psl_jax.training.step import init_state, train_program
 
 pytestmark = pytest.mark.usefixtures("empty_figures")
-
-
-@pytest.fixture
-def data(tmp_path):
-    return small_experiments.write_data(tmp_path / "data")
 
 
 @pytest.fixture
@@ -40,8 +35,7 @@ def assert_same_bits(one, other):
 
 
 def losses(folder):
-    lines = map(json.loads, (folder / "train_log.jsonl").read_text().splitlines())
-    return [line["loss"] for line in lines if "loss" in line]
+    return [line["loss"] for line in read_log(folder) if "loss" in line]
 
 
 # --- alpha at its ends ---------------------------------------------------------------------------
@@ -140,13 +134,6 @@ def test_what_a_teacher_in_the_step_cannot_do_is_refused(data, tmp_path, teacher
         Experiment(one, tmp_path / "run", data_dir=str(data)).check()
 
 
-def test_labels_of_another_rule_are_refused(data, tmp_path, teacher):
-    shared = {"labels": "soft", "teacher": teacher, "soft_labels_dir": str(tmp_path / "labels")}
-    run(settings(data, **shared, relabel={"count_padding": True}), tmp_path / "one", "relabel")
-    with pytest.raises(UserError, match=r"count_padding differs: expected False, found True"):
-        run(settings(data, **shared), tmp_path / "other", "relabel")
-
-
 def test_the_command_labels_short_last_segments_for_runs_that_have_them(data, tmp_path, teacher):
     out = tmp_path / "labels"
     place = (teacher, str(data), f"--split={small_experiments.SPLIT}", f"--out={out}")
@@ -158,5 +145,8 @@ def test_the_command_labels_short_last_segments_for_runs_that_have_them(data, tm
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     with pytest.raises(UserError, match=r"shortest_seconds differs: expected 0\.5, found 0\.0"):
         run(settings(data, **shared), tmp_path / "other", "relabel")
+    counted = {"shortest_segment_seconds": 0.0, "relabel": {"count_padding": True}}
+    with pytest.raises(UserError, match=r"count_padding differs: expected True, found False"):
+        run(settings(data, **shared, **counted), tmp_path / "counted", "relabel")
     with pytest.raises(UserError, match="--shortest_segment_seconds is nan"):
         relabel.parse(["relabel", *place, "--segment_seconds=1", "--shortest_segment_seconds=nan"])

@@ -19,9 +19,7 @@ from psl_jax.runtime.errors import UserError
 from psl_jax.training import loop, metric_log
 from psl_jax.training.checkpoints import TrainingCheckpoints
 from psl_jax.training.settings import TrainSettings
-from psl_jax.training.step import (
-    TrainState,
-)
+from psl_jax.training.step import TrainState
 
 SETTINGS = TrainSettings(
     learning_rate=0.1,
@@ -50,6 +48,24 @@ def counting_program(state, batch, rate):
     loss = jnp.float32(batch["audio"][0, 0])
     weight = 0.5 * state.variables.params["w"] + loss * rate
     return TrainState(state.step + 1, Variables({"w": weight}, {}), ()), {metric_log.LOSS: loss}
+
+
+def before_step(number, do):
+    """The same, but calls `do` before that step."""
+
+    def program(state, batch, rate):
+        if int(state.step) + 1 == number:
+            do()
+        return counting_program(state, batch, rate)
+
+    return program
+
+
+def die():
+    raise KeyboardInterrupt
+
+
+START = TrainState(jnp.int32(0), Variables({"w": jnp.zeros(1)}, {}), ())
 
 
 class Loop:
@@ -84,10 +100,9 @@ class Loop:
             step_of[0] = int(state.step) + 1
             return program(state, batch, rate)
 
-        state = TrainState(jnp.int32(0), Variables({"w": jnp.zeros(1)}, {}), ())
         with TrainingCheckpoints(self.folder / "checkpoints") as kept:
             loop.train(
-                state,
+                START,
                 program=noting,
                 feed=self.feed,
                 mesh=parallel.data_mesh(),
@@ -103,9 +118,8 @@ class Loop:
             return kept.steps(), kept.best_steps()
 
     def weight(self):
-        state = TrainState(jnp.int32(0), Variables({"w": jnp.zeros(1)}, {}), ())
         with TrainingCheckpoints(self.folder / "checkpoints") as kept:
-            restored = kept.restore(parallel.replicate(state, parallel.data_mesh()))
+            restored = kept.restore(parallel.replicate(START, parallel.data_mesh()))
         return float(restored.variables.params["w"][0])
 
     def log(self):
@@ -158,15 +172,6 @@ def test_the_log_tells_speed_and_waiting(tmp_path):
         assert 0.5 < line["input_wait"] <= 1
 
 
-def test_a_finished_training_is_not_begun_again(tmp_path):
-    Loop(tmp_path).run()
-    log = (tmp_path / "train_log.jsonl").read_text()
-    again = Loop(tmp_path)
-    again.run()
-    assert again.fed == again.validated == []
-    assert (tmp_path / "train_log.jsonl").read_text() == log
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     """A training with given settings that ran without a stop."""
@@ -183,14 +188,8 @@ def undisturbed(tmp_path_factory):
 @pytest.mark.parametrize("died_at", [1, 3, 4])  # before all checkpoints, after each kind
 def test_a_killed_training_goes_on_as_if_nothing_had_happened(tmp_path, undisturbed, died_at):
     killed, undisturbed = Loop(tmp_path), undisturbed(SETTINGS)
-
-    def dying_program(state, batch, rate):
-        if int(state.step) + 1 == died_at:
-            raise KeyboardInterrupt
-        return counting_program(state, batch, rate)
-
     with pytest.raises(KeyboardInterrupt):
-        killed.run(dying_program)
+        killed.run(before_step(died_at, die))
     killed.run()
     # From the last checkpoint: all even steps, and those of the validations.
     assert killed.fed == [0, max(s for s in (0, 2, 3, 4, 6, 8, 9, 10) if s < died_at)]
@@ -218,17 +217,13 @@ def test_a_training_that_is_told_to_end_saves_and_goes_on_from_there(
     tmp_path, undisturbed, sigterm, step, capsys
 ):
     told, undisturbed = Loop(tmp_path), undisturbed(SELDOM)
-
-    def telling_program(state, batch, rate):
-        if int(state.step) + 1 == step:
-            sigterm()
-        return counting_program(state, batch, rate)
-
     with pytest.raises(interrupts.Preempted, match=f"step {step} is saved"):
-        told.run(telling_program, settings=SELDOM)
+        told.run(before_step(step, sigterm), settings=SELDOM)
     assert max(told.steps()[0]) == step
     interrupts._terminated.clear()
+    before = list(told.validated)
     told.run(settings=SELDOM)
+    assert (told.validated == before) == (step == 12)  # it is not begun again
     assert (f"test goes on from step {step};" in capsys.readouterr().out) == (step < 12)
     assert told.fed == ([0, step] if step < 12 else [0])
     # A line of the log that was begun before has the mean of the steps behind it alone.
@@ -242,15 +237,9 @@ def test_a_training_that_is_told_to_end_saves_and_goes_on_from_there(
 @pytest.mark.parametrize(("minutes", "kept"), [(0.0, 8), (1e-9, 10), (60.0, 8)])
 def test_checkpoints_by_the_clock(tmp_path, minutes, kept):
     looped = Loop(tmp_path)
-
-    def dying_program(state, batch, rate):
-        if int(state.step) + 1 == 11:
-            raise KeyboardInterrupt
-        return counting_program(state, batch, rate)
-
     settings = dataclasses.replace(SELDOM, checkpoint_minutes=minutes)
     with pytest.raises(KeyboardInterrupt):
-        looped.run(dying_program, settings)
+        looped.run(before_step(11, die), settings)
     assert max(looped.steps()[0]) == kept
 
 
@@ -263,9 +252,8 @@ def test_training_stops_early_and_keeps_the_best(tmp_path):
     looped.run(settings=PATIENT)
     assert looped.validated == [3, 6, 9, 12, 15]  # nine steps that were not better than 0.5
     assert looped.steps() == ([6, 9, 12, 15], [12, 6, 9, 15])
-    again = Loop(tmp_path, MAPS)
-    again.run(settings=PATIENT)
-    assert again.fed == []
+    looped.run(settings=PATIENT)
+    assert looped.fed == [0]
 
 
 def test_early_stop_counts_over_a_restart(tmp_path):

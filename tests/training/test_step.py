@@ -60,8 +60,7 @@ def test_the_gradient_does_not_vanish_where_probabilities_saturate(loss, logit, 
     labels = np.float32([[label, 1 - label][: logits.shape[2]]])
     value, gradient = jax.jit(jax.value_and_grad(loss))(logits, labels)
     assert float(value) == pytest.approx(abs(logit), rel=1e-4)
-    expected = -np.sign(logit) * (-1.0)
-    assert float(gradient[..., 0].sum()) == pytest.approx(expected, rel=1e-5)
+    assert float(gradient[..., 0].sum()) == pytest.approx(np.sign(logit), rel=1e-5)
 
 
 SAMPLES = 8000
@@ -81,19 +80,15 @@ def plain():
     """Network without dropout, its variables and a jitted step on one device."""
     network, variables = create(3, 0.1, dropout=0.0)
     mesh = parallel.data_mesh(1)
-    return types.SimpleNamespace(
-        network=network,
-        variables=variables,
-        mesh=mesh,
-        program=train_program(network, Recipe(), mesh),
-    )
+    program = train_program(network, Recipe(), mesh)
+    return types.SimpleNamespace(network=network, variables=variables, mesh=mesh, program=program)
 
 
-def steps(plain, count, rate, batch):
+def steps(plain, count, rate, batch, program=None):
     state = parallel.replicate(init_state(plain.variables), plain.mesh)
-    losses = []
+    program, losses = program or plain.program, []
     for _ in range(count):
-        state, values = plain.program(state, parallel.put_batch(batch, plain.mesh), rate)
+        state, values = program(state, parallel.put_batch(batch, plain.mesh), rate)
         losses.append(float(values["loss"]))
     return state, losses
 
@@ -147,35 +142,32 @@ def test_both_layouts_optimized_take_the_same_step(plain, optimized):
     # Of two blocks, to compile less: with a stride, and with a shortcut.
     with small_network.blocks(((6, 24, 2, 2),)):
         network, variables = create(3, 0.1, dropout=0.0)
+    wide = jax.tree.map(lambda x: np.asarray(x, np.float64), variables)
     with jax.enable_x64(True):
-        (loss, *trees), (expected_loss, *expected) = both_layouts(network, variables, plain.mesh)
-    assert loss == pytest.approx(expected_loss, rel=1e-12)
-    for ours, other in zip(*map(jax.tree.leaves, (trees, expected)), strict=True):
-        assert ours.dtype == other.dtype == np.float64
+        ours, theirs = (one_layout(network, wide, plain.mesh, first) for first in (True, False))
+    assert ours[0] == pytest.approx(theirs[0], rel=1e-12)
+    for our, other in zip(*map(jax.tree.leaves, (ours[1:], theirs[1:])), strict=True):
+        assert our.dtype == other.dtype == np.float64
         atol = 1e-9 * max(np.abs(other).max(), 1e-4)
-        np.testing.assert_allclose(ours, other, rtol=0, atol=atol)
+        np.testing.assert_allclose(our, other, rtol=0, atol=atol)
 
 
-def both_layouts(network, variables, mesh):
-    """Of a step of each: the loss, the statistics and Adam's moments."""
+def one_layout(network, variables, mesh, channels_first):
+    """Of a step: the loss, the statistics and Adam's moments."""
     batch = batch_of()
     batch["audio"] = batch["audio"] / 32768  # int16 becomes float32 features
-    variables = jax.tree.map(lambda x: np.asarray(x, np.float64), variables)
-    results = []
-    for channels_first in (True, False):
-        recipe = Recipe(seed=3, dtype="float64", channels_first=channels_first)
-        program = parallel.data_parallel(
-            step_function(network, recipe, "cpu"),
-            mesh,
-            (parallel.REPLICATED, parallel.SPLIT, parallel.REPLICATED),
-            parallel.REPLICATED,
-            fast_math=channels_first,
-        )
-        state = parallel.replicate(init_state(variables), mesh)
-        state, values = program(state, parallel.put_batch(batch, mesh), 1e-3)
-        trees = parallel.to_host((state.variables.stats, state.optimizer.mu))
-        results.append((float(values["loss"]), *trees))
-    return results
+    recipe = Recipe(seed=3, dtype="float64", channels_first=channels_first)
+    program = parallel.data_parallel(
+        step_function(network, recipe, "cpu"),
+        mesh,
+        (parallel.REPLICATED, parallel.SPLIT, parallel.REPLICATED),
+        parallel.REPLICATED,
+        fast_math=channels_first,
+    )
+    state = parallel.replicate(init_state(variables), mesh)
+    state, values = program(state, parallel.put_batch(batch, mesh), 1e-3)
+    trees = parallel.to_host((state.variables.stats, state.optimizer.mu))
+    return float(values["loss"]), *trees
 
 
 def test_of_a_class_that_is_unknown_in_either_of_two_mixed_clips_nothing_is_learned(plain):
@@ -185,10 +177,8 @@ def test_of_a_class_that_is_unknown_in_either_of_two_mixed_clips_nothing_is_lear
     batch = batch_of()
 
     def step(program):
-        state = parallel.replicate(init_state(plain.variables), plain.mesh)
-        state, values = program(state, parallel.put_batch(batch, plain.mesh), 1e-3)
-        moments = parallel.to_host(state.optimizer.mu["classifier"]["kernel"])
-        return float(values["loss"]), moments
+        state, (loss,) = steps(plain, 1, 1e-3, batch, program)
+        return loss, parallel.to_host(state.optimizer.mu["classifier"]["kernel"])
 
     (loss, moments), (same_loss, same_moments) = step(first), step(second)
     assert same_loss == pytest.approx(loss, rel=1e-6)
@@ -202,9 +192,7 @@ def test_of_a_class_that_is_unknown_in_either_of_two_mixed_clips_nothing_is_lear
 
 def test_bfloat16_trains_too(plain):
     program = train_program(plain.network, Recipe(dtype="bfloat16"), plain.mesh)
-    state = parallel.replicate(init_state(plain.variables), plain.mesh)
-    state, values = program(state, parallel.put_batch(batch_of(), plain.mesh), 1e-3)
+    state, (loss,) = steps(plain, 1, 1e-3, batch_of(), program)
     _, (reference,) = steps(plain, 1, 1e-3, batch_of())
-    assert float(values["loss"]) == pytest.approx(reference, rel=0.02)
-    assert float(values["loss"]) != reference
+    assert loss == pytest.approx(reference, rel=0.02) and loss != reference
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state.variables))

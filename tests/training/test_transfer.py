@@ -18,16 +18,8 @@ from psl_jax.networks.frontend import LogMel, to_float
 from psl_jax.networks.layers import Context
 from psl_jax.networks.mobilenetv2 import create
 from psl_jax.runtime import parallel
-from psl_jax.runtime.run_files import Stage
 from psl_jax.training.step import Recipe, binary_cross_entropy, init_state, train_program
 from psl_jax.weights.load_model import load_model
-
-FROZEN = {"trainable": "classifier"}
-
-
-@pytest.fixture
-def data(tmp_path):
-    return small_experiments.write_data(tmp_path / "data")
 
 
 def leaves(variables):
@@ -36,11 +28,11 @@ def leaves(variables):
 
 def test_what_is_trained_and_what_stays(data, tmp_path):
     start = save_model(tmp_path / "start", ("other", "names"))
-    asked = settings(data, init_from=str(start), train=FROZEN, model={"width": 1.0})
-    run = Experiment(asked, tmp_path / "run", data_dir=str(data))
+    asked = settings(
+        data, init_from=str(start), train={"trainable": "classifier"}, model={"width": 1.0}
+    )
+    run = small_experiments.run(asked, tmp_path / "run", "average")
     assert run.settings.model.width == 0.1 and run.settings.frontend.top_db == 80.0
-    run.check()
-    run.run(Stage.AVERAGE)
     before, after = (leaves(load_model(f).variables) for f in (start, tmp_path / "run"))
     assert before.keys() == after.keys()
     for name, value in before.items():
@@ -63,37 +55,35 @@ def test_the_start_is_read_once_and_keeps_a_classifier_of_the_same_classes(
         np.testing.assert_array_equal(ours[name], value, err_msg=name)
 
 
-def test_another_model_at_the_same_place_is_noticed(data, tmp_path):
-    start = save_model(tmp_path / "start", CLASSES)
-    asked = settings(data, init_from=str(start))
-    run = Experiment(asked, tmp_path / "run", data_dir=str(data))
-    run.check()
-    run.run(Stage.TRAIN)
-    save_model(tmp_path / "again", CLASSES, seed=1)
-    (tmp_path / "start").rename(tmp_path / "former")
-    (tmp_path / "again").rename(tmp_path / "start")
-    with pytest.raises(OtherRunError, match="from another model"):
-        Experiment(asked, tmp_path / "run", data_dir=str(data)).check()
-
-
-def test_a_run_from_scratch_is_not_passed_off_as_a_started_one(data, tmp_path):
+def test_a_run_is_not_passed_off_as_one_from_another_start(data, tmp_path):
     start = save_model(tmp_path / "start", CLASSES)
     started = settings(data, init_from=str(start))
     scratch = settings(data, model={"width": 0.1}, frontend={"top_db": 80.0})
-    for one, other in ((scratch, started), (started, scratch)):
-        folder = tmp_path / f"run{bool(one.init_from)}"
-        run = Experiment(one, folder, data_dir=str(data))
-        run.check()
-        run.run(Stage.TRAIN)
-        Experiment(one, folder, data_dir=str(data)).check()
+
+    def check(asked):
+        Experiment(asked, tmp_path / f"run{number}", data_dir=str(data)).check()
+
+    for number, (one, other) in enumerate(((scratch, started), (started, scratch))):
+        small_experiments.run(one, tmp_path / f"run{number}")
+        check(one)
         with pytest.raises(OtherRunError, match="from another model"):
-            Experiment(other, folder, data_dir=str(data)).check()
+            check(other)
+    start.rename(tmp_path / "former")
+    save_model(start, CLASSES, seed=1)
+    with pytest.raises(OtherRunError, match="from another model"):
+        check(started)
 
 
-def test_a_frozen_network_needs_a_start(data, tmp_path):
-    asked = settings(data, train=FROZEN)
-    with pytest.raises(UserError, match=r"give a finished model as config\.init_from"):
-        Experiment(asked, tmp_path / "run", data_dir=str(data)).check()
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"train": {"trainable": "classifier"}}, r"give a finished model as config\.init_from"),
+        ({"init_from": "nowhere"}, r"config\.init_from is .*nowhere"),
+    ],
+)
+def test_a_start_that_is_not_there_names_the_setting(data, tmp_path, changes, told):
+    with pytest.raises(UserError, match=told):
+        small_experiments.run(settings(data, **changes), tmp_path / "run")
 
 
 def test_from_scratch_is_the_same_network(tmp_path):
@@ -108,12 +98,6 @@ def test_from_scratch_is_the_same_network(tmp_path):
     found, _ = suite.read_experiments(config)
     assert found["scratch"].model.width == 0.1 and found["scratch"].frontend.top_db == 80.0
     assert alone["finetuned"] == found["finetuned"]
-
-
-def test_no_model_to_start_from_names_the_setting(data, tmp_path):
-    asked = settings(data, init_from=str(tmp_path / "nowhere"))
-    with pytest.raises(UserError, match=r"config\.init_from is .*nowhere"):
-        Experiment(asked, tmp_path / "run", data_dir=str(data))
 
 
 def test_the_gradient_is_that_of_a_linear_layer_on_frozen_embeddings():
