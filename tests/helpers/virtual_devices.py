@@ -44,14 +44,8 @@ mobilenetv2.INVERTED_RESIDUALS = ((6, 24, 2, 2),)
 mobilenetv2.NUM_HALVINGS = 2  # that are left
 mn.TABLE = small_mn.SHALLOW
 
-TEACHER = Augmentation(
-    gain_probability=0.5,
-    polarity_probability=0.5,
-    time_masks=2,
-    time_mask_frames=10,
-    frequency_masks=2,
-    mixup_alpha=0.5,
-)
+MASKS = {"time_masks": 2, "time_mask_frames": 10, "frequency_masks": 2}
+TEACHER = Augmentation(gain_probability=0.5, polarity_probability=0.5, mixup_alpha=0.5, **MASKS)
 RECIPES = {
     "teacher": Recipe(LogMel(80.0, "batch"), TEACHER, seed=1),
     # Labels are made; as on a GPU channels last, with BatchNorms' own gradients.
@@ -124,10 +118,9 @@ def in_float64(networks: dict[str, Created], num_devices: int) -> dict:
 
 
 def soft_labels(variables: Variables, num_devices: int, folder: pathlib.Path) -> dict:
-    index = make_index([20, 9], [SAMPLES * 2 + 3000, SAMPLES, 500] * 9 + [SAMPLES] * 2)
+    lengths = [SAMPLES * 2 + 3000, SAMPLES, 500] * 9 + [SAMPLES] * 2
+    index = make_index([20, 9], lengths, num_classes=CLASSES)
     segmentation = Segmentation(SAMPLES / 16_000)
-    classes = tuple(f"class {i}" for i in range(CLASSES))
-    object.__setattr__(index, "classes", classes)
     scorer = Scorer(fold(variables), LogMel(), num_devices=num_devices)
     relabel(
         scorer,
