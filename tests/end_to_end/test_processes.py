@@ -21,14 +21,18 @@ from psl_jax.runtime.errors import UserError
 from psl_jax.scoring import relabeling
 from psl_jax.scoring.relabeling import TeacherIdentity
 
+# The beginning of programs of two processes.
+BEGIN = """
+import os, signal, sys, time
+import numpy as np
+from psl_jax.runtime import cli_entry, distributed, parallel, peers, run_files
+address, process = sys.argv[1], int(sys.argv[2])
+"""
+
 # Process 1 comes late to the barrier, then each fills in its rows of a matrix. Last, each takes
 # another folder for that of the run.
 TOGETHER = """
-import sys, time
-import numpy as np
-from psl_jax.runtime import cli_entry, distributed, parallel, run_files
-process = int(sys.argv[2])
-distributed.join_processes(True, sys.argv[1], 2, process)
+distributed.join_processes(True, address, 2, process)
 time.sleep(2 * process)
 came = time.monotonic()
 parallel.wait_for_all("test")
@@ -43,30 +47,20 @@ folder = run_files.claim_folder(sys.argv[3 + process], "--workdir")
 cli_entry.run(lambda _: folder.__enter__())
 """
 
-
 # Process 1 is killed while process 0 waits for it, and no device does.
 ALONE = """
-import os, signal, sys, time
-from psl_jax.runtime import distributed, parallel, peers
 distributed._HEARTBEAT_SECONDS, peers._SILENCE, peers._BETWEEN_SIGNS = 16, 5, 1
-process = int(sys.argv[2])
-distributed.join_processes(True, sys.argv[1], 2, process)
+distributed.join_processes(True, address, 2, process)
 time.sleep(3)
 if process == 1:
     os.kill(os.getpid(), signal.SIGKILL)
 parallel.wait_for_all("test")
 """
 
-
 # The processes differ in a setting.
 UNLIKE = """
-import sys
-from psl_jax.runtime import cli_entry, distributed
-def main(arguments):
-    address, process = sys.argv[1], int(sys.argv[2])
-    settings = {"learning_rate": (1e-3, 1e-5)[process], "seed": 0}
-    distributed.join_processes(True, address, 2, process, settings)
-cli_entry.run(main)
+settings = {"learning_rate": (1e-3, 1e-5)[process], "seed": 0}
+cli_entry.run(lambda _: distributed.join_processes(True, address, 2, process, settings))
 """
 
 CLAIM = """
@@ -101,8 +95,8 @@ def test_a_failing_process_ends_the_others_at_once(tmp_path):
 
 
 def both(code, *arguments):
-    """Runs `code` in two processes: their statuses and outputs."""
-    command = [forked_python.path(), "-c", code, programs.free_address()]
+    """Runs BEGIN and `code` in two processes: their statuses and outputs."""
+    command = [forked_python.path(), "-c", BEGIN + code, programs.free_address()]
     started = [programs.start([*command, str(number), *arguments]) for number in range(2)]
     outputs = [process.communicate(timeout=programs.TIMEOUT) for process in started]
     return [process.returncode for process in started], outputs

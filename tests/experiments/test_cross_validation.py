@@ -7,14 +7,13 @@ import audio_files
 import numpy as np
 import pytest
 import small_experiments
-import synthetic_data
 
 from psl_jax import UserError
 from psl_jax import config as config_lib
 from psl_jax.experiments import paper_tables, suite, suite_results
 from psl_jax.experiments.run_folder import Stage
 from psl_jax.experiments.suite_results import Repetition
-from psl_jax.scoring import bootstrap, evaluation
+from psl_jax.scoring import bootstrap
 
 pytestmark = pytest.mark.usefixtures("empty_figures")
 
@@ -107,25 +106,6 @@ def test_own_recordings_are_split_into_five_folds(tmp_path, capsys):
 def test_a_fold_that_the_data_lack_is_named(config, tmp_path):
     with pytest.raises(UserError, match="no fold 4; they have 1, 2, 3"):
         suite.run(config, tmp_path / "run", folds=[4])
-
-
-def test_intervals_are_of_the_mean_over_folds(tmp_path):
-    rng = np.random.default_rng(0)
-    index = synthetic_data.make_index([30], 16_000)
-    truth, parts = index.weak_labels(), []
-    for fold in (1, 2):
-        weak, psl = (truth + scale * rng.normal(size=truth.shape) for scale in (2, 1))
-        for name, values in (("weak", weak), ("psl", psl)):
-            evaluation.write_results(tmp_path / f"fold{fold}/{name}", index, values, {})
-        parts.append((truth, [psl], [weak]))
-    experiments = [
-        {"name": name, "run_dirs": [f"fold1/{name}", f"fold2/{name}"]} for name in ("weak", "psl")
-    ]
-    results = {"folds": [1, 2], "experiments": experiments}
-    suite_results.add_intervals(results, tmp_path)
-    expected = bootstrap.compute_difference(parts)
-    assert experiments[1]["over_reference"] == {"low": expected.low, "high": expected.high}
-    assert "over_reference" not in experiments[0]
 
 
 def test_more_folds_make_the_interval_narrower():

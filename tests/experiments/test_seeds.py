@@ -42,8 +42,9 @@ def test_means_and_spreads_of_values_and_of_gains():
     assert soft["seconds"] == 6.0 and soft["mAP_by_seed"] == [0.3, 0.6, 0.3]
 
 
-def test_intervals_are_of_clips_and_seeds_together(tmp_path):
-    """Where the scores of all seeds are kept; the words of the table are of these intervals."""
+@pytest.mark.parametrize("kind", ["seed", "fold"])
+def test_intervals_are_of_clips_and_seeds_or_folds_together(tmp_path, kind):
+    """Where the scores of all are kept; the words of the table are of these intervals."""
     index = synthetic_data.make_index([40], 16_000)
     truth, rng = index.weak_labels(), np.random.default_rng(0)
     scores = {
@@ -52,16 +53,20 @@ def test_intervals_are_of_clips_and_seeds_together(tmp_path):
     }
     rows = []
     for name, each in scores.items():
-        dirs = [f"seed{seed}/{name}" for seed in range(3)]
+        dirs = [f"{kind}{number}/{name}" for number in range(3)]
         for folder, values in zip(dirs, each, strict=True):
             evaluation.write_results(tmp_path / folder, index, values, {})
         mean = np.mean([metrics.mean_average_precision(truth, values) for values in each])
         rows.append({"name": name, "run_dirs": dirs, "mAP": float(mean)})
-    (tmp_path / "seed1/lost/scores.npz").unlink()
-    results = {"experiments": rows}
+    (tmp_path / f"{kind}1/lost/scores.npz").unlink()
+    results = {"experiments": rows, f"{kind}s": [0, 1, 2]}
     suite_results.add_intervals(results, tmp_path)
     for name in ("psl2s", "psl5s"):
-        expected = bootstrap.compute_difference([(truth, scores[name], scores["weak"])])
+        parts = [(truth, scores[name], scores["weak"])]
+        if kind == "fold":
+            pairs = zip(scores[name], scores["weak"], strict=True)
+            parts = [(truth, [ours], [theirs]) for ours, theirs in pairs]
+        expected = bootstrap.compute_difference(parts)
         one = next(row for row in rows if row["name"] == name)
         assert one["over_reference"] == {"low": expected.low, "high": expected.high}
         assert one["mAP"] - rows[0]["mAP"] == pytest.approx(expected.difference)

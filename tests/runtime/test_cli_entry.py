@@ -85,7 +85,8 @@ def test_help_for_a_reader_that_has_left():
     ],
 )
 def test_what_a_user_can_mend_is_one_message(body, told):
-    assert run(body) == (2, "", f"\nerror: {told}\n")
+    status, out, err = run(body)
+    assert (status, out.strip(), err) == (2, "", f"\nerror: {told}\n")
 
 
 def test_a_crash_in_native_code_tells_the_line():

@@ -26,28 +26,20 @@ from psl_jax.training.step import (
 
 
 @pytest.mark.parametrize("frames", [None, [5, 1, 3, 2]])
-def test_cross_entropy_of_soft_labels(frames):
-    """Against the definition by probabilities, in float64."""
+@pytest.mark.parametrize("has_unknown", [False, True])
+def test_cross_entropy_of_soft_labels(frames, has_unknown):
+    """Against the definition by probabilities, in float64; unknown labels add nothing."""
     rng = np.random.default_rng(0)
     logits, y = 3 * rng.standard_normal((4, 5, 7)), rng.random((4, 7))
-    counts = frames or [5] * 4
-    rows = zip(1 / (1 + np.exp(-logits)), counts, strict=True)
+    is_known = (rng.random((4, 7)) < 0.6) | (not has_unknown)
+    rows = zip(1 / (1 + np.exp(-logits)), frames or [5] * 4, strict=True)
     p = np.stack([row[:count].mean(axis=0) for row, count in rows])
-    expected = -(y * np.log(p) + (1 - y) * np.log(1 - p)).mean()
+    terms = -(y * np.log(p) + (1 - y) * np.log(1 - p)) * is_known
     valid = None if frames is None else np.array(frames)
-    ours = jax.jit(binary_cross_entropy)(np.float32(logits), np.float32(y), valid)
-    assert float(ours) == pytest.approx(expected, rel=1e-5)
-
-
-def test_unknown_labels_add_nothing_to_the_loss():
-    rng = np.random.default_rng(0)
-    logits, labels = rng.standard_normal((4, 5, 7)).astype(np.float32), rng.random((4, 7)) < 0.5
-    is_known = rng.random((4, 7)) < 0.6
-    p = (1 / (1 + np.exp(-logits.astype(float)))).mean(axis=1)
-    terms = -np.log(np.where(labels, p, 1 - p))
     program = jax.jit(jax.value_and_grad(binary_cross_entropy))
-    value, gradient = program(logits, np.float32(labels), None, is_known)
-    assert float(value) == pytest.approx((terms * is_known).sum() / is_known.size, rel=1e-5)
+    known = is_known if has_unknown else None
+    value, gradient = program(np.float32(logits), np.float32(y), valid, known)
+    assert float(value) == pytest.approx(terms.mean(), rel=1e-5)
     np.testing.assert_array_equal(np.any(gradient, axis=1), is_known)
 
 
