@@ -5,7 +5,7 @@ import re
 
 import places
 import pytest
-from main_command import call_main
+from main_command import SMALL, call_main
 
 from psl_jax import config as config_lib
 from psl_jax.experiments import paper_tables, suite_results
@@ -82,15 +82,6 @@ def test_what_a_setting_does_not_reach_is_told(tmp_path, capsys):
     assert "does not reach" not in capsys.readouterr().out  # "scratch" starts from nothing
 
 
-SMALL = (
-    *("--config.model.width=0.1", "--config.train.max_steps=2"),
-    *("--config.train.batch_size=4", "--config.evaluate.batch_size=4"),
-)
-
-
-SIZES = [f"--config.data.{split}_clips=6" for split in ("full", "balanced", "eval")]
-
-
 # Some of a suite's experiments: each length of segments is compiled anew.
 PART = f"""
 import runpy
@@ -107,7 +98,7 @@ def test_a_suite_runs_for_two_steps(tmp_path):
     (tmp_path / "part.py").write_text(PART)
     quickstart = tmp_path / "run"
     call_main(
-        *("--config", tmp_path / "part.py", "--workdir", quickstart, *SIZES, *SMALL),
+        *("--config", tmp_path / "part.py", "--workdir", quickstart, *SMALL),
         "--config.experiments.teacher.segment_seconds=2.0",  # programs of one length are compiled
         # Settings in which the suite's experiments do not differ before.
         "--config.experiments.psl2s.train.log_every=7",

@@ -23,6 +23,7 @@ import programs
 import pyarrow.parquet
 import pytest
 import tpu_cloud
+from main_command import SMALL
 
 from psl_jax import cli
 from psl_jax.experiments import suite
@@ -33,59 +34,46 @@ pytestmark = [
     pytest.mark.usefixtures("empty_figures"),
 ]
 DOCUMENTS = [places.ROOT / "README.md", *sorted((places.ROOT / "docs").glob("*.md"))]
-BEING_INSTALLED = "installs packages or weights: test_installed.py installs the package"
-A_MODEL_OF_OTHERS = "needs the published weights of others: tests/teachers runs such teachers"
-A_CORPUS_OF_OTHERS = "needs a published corpus: tests/corpora reads small ones in their form"
-A_SERVER = "asks a server that runs: tests/web asks the same"
-# The beginnings of commands that are not run here, and why.
+# The beginnings of commands that are not run here, by the reason.
 LEFT_OUT = {
-    "python3 -m venv": BEING_INSTALLED,
-    ".venv/bin/pip install": BEING_INSTALLED,
-    "pip install": BEING_INSTALLED,
-    ".venv/bin/python -m pytest": "is this test",
-    "gcloud auth": "asks for a password",
-    "aws configure": "asks for a password",
-    "python tests/faults/": "kills programs for minutes",
-    "kubectl apply": "needs a cluster: tests/launch checks the file",
-    "PROJECT=p": "needs Dataflow: tests/launch runs the launcher",
-    "hf upload": "publishes",
-    "curl -LO https://zenodo.org": "downloads published labels",
-    "curl": A_SERVER,
-    "psl-jax publish": "needs a network of all blocks: test_publish.py",
-    "python -m psl_jax.main --config table5": A_CORPUS_OF_OTHERS,
-    "python -m psl_jax.main --config fsd50k": A_CORPUS_OF_OTHERS,
-    "python -m psl_jax.main --config esc50": A_CORPUS_OF_OTHERS,
-    "psl-jax export runs/psl2s --format=tflite": "test_export.py converts",
-    "cat labelled/validation.csv": "shows a file",
-    "psl-jax thresholds RUN": "needs data with times: tests/tagging tunes thresholds",
-    "psl-jax evaluate RUN": "needs data with times: test_relabel_and_evaluate.py",
-    "psl-jax prepare --corpus own_data --source_dir gs://": "test_buckets.py runs it in a bucket",
-    "psl-jax main --config configs/psl2s.py --workdir gs://": "test_buckets.py",
-    "psl-jax evaluate gs://": "test_buckets.py",
-    "psl-jax tag gs://": "test_buckets.py",
-    "psl-jax export gs://": "test_buckets.py",
-    "psl-jax prepare --corpus audioset ...": "needs a cluster: tests/preparing uses Beam",
-    "psl-jax relabel runs/teacher DATA --segment_seconds=2 --out=labels/beam": "needs a cluster: "
-    "tests/commands uses Beam",
-    "psl-jax prepare --corpus CORPUS": "is the form of the commands below it",
-    "psl-jax tag mn04": A_MODEL_OF_OTHERS,
-    "psl-jax evaluate mn:": A_MODEL_OF_OTHERS,
-    "psl-jax main --config own_data:unlabelled": A_MODEL_OF_OTHERS,
-    "psl-jax relabel mn:": A_MODEL_OF_OTHERS,
-    "psl-jax relabel tflite:": A_MODEL_OF_OTHERS,
-    "psl-jax labels resegment labels/patches": A_MODEL_OF_OTHERS,
-    "psl-jax fit mn:": A_MODEL_OF_OTHERS,
-    "psl-jax relabel transformers:": A_MODEL_OF_OTHERS,
-    "psl-jax main --config configs/psl2s.py --config.teacher=": A_MODEL_OF_OTHERS,
-    "python -m psl_jax.main --config configs/psl2s.py --config.data.data_dir=DATA "
-    "--config.teacher=mn:": A_MODEL_OF_OTHERS,
+    "installs packages or weights: test_installed.py installs the package": (
+        *("python3 -m venv", ".venv/bin/pip install", "pip install"),
+    ),
+    "needs the published weights of others: tests/teachers runs such teachers": (
+        *("psl-jax tag mn04", "psl-jax evaluate mn:", "psl-jax main --config own_data:unlabelled"),
+        *("psl-jax relabel mn:", "psl-jax relabel tflite:", "psl-jax relabel transformers:"),
+        *("psl-jax labels resegment labels/patches", "psl-jax fit mn:"),
+        "psl-jax main --config configs/psl2s.py --config.teacher=",
+        "python -m psl_jax.main --config configs/psl2s.py --config.data.data_dir=DATA "
+        "--config.teacher=mn:",
+    ),
+    "needs a published corpus: tests/corpora reads small ones in their form": (
+        *(f"python -m psl_jax.main --config {name}" for name in ("table5", "fsd50k", "esc50")),
+    ),
+    "test_buckets.py runs it in a bucket": (
+        "psl-jax prepare --corpus own_data --source_dir gs://",
+        "psl-jax main --config configs/psl2s.py --workdir gs://",
+        *("psl-jax evaluate gs://", "psl-jax tag gs://", "psl-jax export gs://"),
+    ),
+    "needs a cluster: tests/preparing, tests/commands and tests/launch do it in small": (
+        *("psl-jax prepare --corpus audioset ...", "kubectl apply", "PROJECT=p"),
+        "psl-jax relabel runs/teacher DATA --segment_seconds=2 --out=labels/beam",
+    ),
+    "needs data with times: tests/tagging and tests/commands have some": (
+        *("psl-jax thresholds RUN", "psl-jax evaluate RUN"),
+    ),
+    "asks a server that runs: tests/web asks the same": ("curl",),
+    "asks for a password": ("gcloud auth", "aws configure"),
+    "is this test": (".venv/bin/python -m pytest",),
+    "kills programs for minutes": ("python tests/faults/",),
+    "publishes, or downloads what is published": ("hf upload", "curl -LO https://zenodo.org"),
+    "needs a network of all blocks: test_publish.py": ("psl-jax publish",),
+    "test_export.py converts": ("psl-jax export runs/psl2s --format=tflite",),
+    "shows a file": ("cat labelled/validation.csv",),
+    "is the form of the commands below it": ("psl-jax prepare --corpus CORPUS",),
 }
+BEGINNINGS = tuple(beginning for each in LEFT_OUT.values() for beginning in each)
 FIRST = ("prepare --corpus audioset", "configs/teacher.py", "configs/psl2s.py")
-SMALL = (
-    *("--config.model.width=0.1", "--config.train.max_steps=2"),
-    *("--config.train.batch_size=4", "--config.evaluate.batch_size=4"),
-    *(f"--config.data.{split}_clips=6" for split in ("full", "balanced", "eval")),
-)
 
 
 class PlanIsMadeError(Exception):
@@ -101,10 +89,6 @@ def commands(document: pathlib.Path) -> list[str]:
             parts = [part.strip() for part in re.split(r" && (?=\.venv)", words)]
             found += [" ".join(part.split()) for part in parts if part]
     return found
-
-
-def is_left_out(command: str) -> bool:
-    return any(command.startswith(beginning) for beginning in LEFT_OUT)
 
 
 def segments(split: str) -> list:
@@ -206,7 +190,7 @@ def test_commands_of_a_document(document, place, done, monkeypatch):
     failed = {}
     for command in commands(document):
         name = command.replace("python -m psl_jax.main", "psl-jax main")
-        if not (is_left_out(command) or name in done or any(f in command for f in FIRST)):
+        if not (command.startswith(BEGINNINGS) or name in done or any(f in command for f in FIRST)):
             done.add(name)
             try:
                 run(command, place)
@@ -227,7 +211,7 @@ def test_launchers_of_a_document(tmp_path):
         if command.startswith("export"):
             words = [word.split("=", 1) for word in shlex.split(command)[1:]]
             environment |= dict(words) | {"ZONE": "here"}
-        elif not is_left_out(command):
+        elif not command.startswith(BEGINNINGS):
             done = programs.run(["bash", "-c", command], environment, cwd=places.ROOT)
             assert done.returncode == 0, f"{command}\n{done.stderr}"
     started = [start["argv"][:3] for start in cloud.starts()]
@@ -238,7 +222,7 @@ def test_launchers_of_a_document(tmp_path):
 
 def test_what_is_left_out_is_documented():
     found = [command for document in DOCUMENTS for command in commands(document)]
-    unused = [b for b in LEFT_OUT if not any(command.startswith(b) for command in found)]
+    unused = [b for b in BEGINNINGS if not any(command.startswith(b) for command in found)]
     assert not unused, json.dumps(unused)
 
 

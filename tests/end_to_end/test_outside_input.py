@@ -18,10 +18,9 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from synthetic_data import make_index
+from synthetic_data import make_index, write_soft_labels
 
 from psl_jax.audio import decoding
 from psl_jax.audio.decoding import DecodeError
@@ -30,7 +29,7 @@ from psl_jax.corpora.annotations.table_events import Hints
 from psl_jax.corpora.audio_folders import Scan
 from psl_jax.corpora.audioset import read_segments, read_strong_labels
 from psl_jax.corpora.own_folder import read_own_folder
-from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter
+from psl_jax.data.soft_labels import SoftLabels
 from psl_jax.networks.class_lists import read_classes
 from psl_jax.runtime.errors import UserError
 from psl_jax.weights import load_model
@@ -136,9 +135,8 @@ def test_tables(tmp_path, name, edits, more):
 
 
 def encoded(file_format, rate=44_100, **options) -> bytes:
-    content = io.BytesIO()
-    soundfile.write(content, audio_files.tone(0.5, rate, 2), rate, format=file_format, **options)
-    return content.getvalue()
+    tone = audio_files.tone(0.5, rate, 2)
+    return audio_files.encoded(tone, rate, file_format, **options).read()
 
 
 AUDIO = {kind: encoded(kind) for kind in ("WAV", "AIFF", "AU", "CAF", "W64", "FLAC", "MP3", "OGG")}
@@ -226,8 +224,7 @@ def replaced(path, content):
 def labels(tmp_path_factory):
     folder = tmp_path_factory.mktemp("labels")
     place = folder, make_index([3], 32_000), Segmentation(1.0)
-    writer = SoftLabelWriter(*place, teacher_digest="digest")
-    writer.write_shard(0, np.full((6, 3), 0.5))
+    write_soft_labels(*place)
     return place
 
 
@@ -240,7 +237,7 @@ def test_soft_labels(labels, pattern, edits):
         with in_words():
             SoftLabels(*labels).read_shard(0)
         with in_words():
-            SoftLabels.open(*labels, "digest")
+            SoftLabels.open(*labels, "teacher")
 
 
 @pytest.fixture(scope="module")

@@ -47,10 +47,12 @@ def truncate(path: pathlib.Path, share: float = 0.5) -> pathlib.Path:
     return path
 
 
-def encoded(samples: np.ndarray, rate: int = RATE, file_format: str = "FLAC") -> io.BytesIO:
+def encoded(
+    samples: np.ndarray, rate: int = RATE, file_format: str = "FLAC", **options
+) -> io.BytesIO:
     """The samples as a file in memory."""
     file = io.BytesIO()
-    soundfile.write(file, samples, rate, format=file_format)
+    soundfile.write(file, samples, rate, format=file_format, **options)
     file.seek(0)
     return file
 

@@ -58,14 +58,10 @@ def write_mixed_folder(root: pathlib.Path, segments: Mapping[str, ListedClip]) -
 def write_parquet(root: pathlib.Path, segments: Mapping[str, ListedClip]) -> None:
     """Two files of several row groups with embedded flac, as on the hub."""
     root.mkdir(parents=True)
-    rows = [
-        {
-            "video_id": segment.id,
-            "audio": {"bytes": _flac(segment), "path": f"{segment.id}.flac"},
-            "labels": ["/m/09x0r"],
-        }
-        for segment in segments.values()
-    ]
+    rows = []
+    for segment in segments.values():
+        audio = {"bytes": _flac(segment), "path": f"{segment.id}.flac"}
+        rows.append({"video_id": segment.id, "audio": audio, "labels": ["/m/09x0r"]})
     for number, half in enumerate((rows[: len(rows) // 2], rows[len(rows) // 2 :])):
         table = pyarrow.Table.from_pylist(half)
         pyarrow.parquet.write_table(table, root / f"{number:02d}.parquet", row_group_size=8)

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from multiprocessing import forkserver
+from unittest import mock
 
 from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
 
@@ -27,14 +28,9 @@ context = multiprocessing.get_context("forkserver")
 def _start_server() -> None:
     """Starts what children are forked from; it looks for modules in PYTHONPATH only."""
     context.set_forkserver_preload(["small_prepare"])
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-    try:
+    path = os.pathsep.join(filter(None, sys.path))
+    with mock.patch.dict(os.environ, {"PYTHONPATH": path}):
         forkserver.ensure_running()
-    finally:
-        del os.environ["PYTHONPATH"]
-        if before is not None:
-            os.environ["PYTHONPATH"] = before
 
 
 _CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.truncate")
@@ -68,18 +64,15 @@ def _run(data: dict, workdir, log, die_at: int, pause: float, clips_per_shard: i
         return load(row, **settings)
 
     corpus.load_clip = noted
-    changes = pathlib.Path(f"{log}.changes")
     seen = []
 
     def count(event, arguments):
-        if event in _CHANGES or (event == "open" and arguments[2] & os.O_CREAT):
-            if not str(arguments[0]).startswith(str(workdir)):
-                return
+        is_change = event in _CHANGES or (event == "open" and arguments[2] & os.O_CREAT)
+        if is_change and str(arguments[0]).startswith(str(workdir)):
             seen.append(event)
             if len(seen) == die_at:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(count)
     prepare_corpus.prepare(DataSettings(**data), workdir, quiet=quiet)
-    made = len(seen)
-    changes.write_text(str(made))
+    pathlib.Path(f"{log}.changes").write_text(str(len(seen)))

@@ -35,13 +35,15 @@ def recording(seconds: float, seed: int = 0) -> np.ndarray:
     return (np.clip(sound, -1, 1) * 32767).astype(np.int16)
 
 
+def of_blocks(make):
+    """Makes it once for the blocks that networks have at the time."""
+    made = functools.cache(lambda blocks: make())
+    return lambda: made(mobilenetv2.INVERTED_RESIDUALS)
+
+
+@of_blocks
 def model() -> Model:
     """Random weights, with the classifier stretched so that scores differ over time."""
-    return _model(mobilenetv2.INVERTED_RESIDUALS)
-
-
-@functools.cache
-def _model(blocks: tuple) -> Model:
     network, variables = mobilenetv2.create(len(LABELS), WIDTH, seed=3)
     params, stats = (jax.tree.map(np.array, x) for x in variables)
     stats = jax.tree_util.tree_map_with_path(
@@ -58,18 +60,14 @@ def _model(blocks: tuple) -> Model:
     return Model(network, Variables(params, stats), info)
 
 
+@of_blocks
 def tagger() -> Tagger:
-    return _tagger(mobilenetv2.INVERTED_RESIDUALS)
+    return Tagger(model())
 
 
-@functools.cache
-def _tagger(blocks: tuple) -> Tagger:
-    return Tagger(_model(blocks))
-
-
-@functools.cache
-def _network_program(blocks: tuple):
-    small = _model(blocks)
+@of_blocks
+def _network_program():
+    small = model()
 
     @jax.jit
     def run(audio):
@@ -80,7 +78,7 @@ def _network_program(blocks: tuple):
 
 def network_alone(audio: np.ndarray) -> np.ndarray:
     """Frame scores [frames, classes] of the network on an array of exactly this length."""
-    return np.asarray(_network_program(mobilenetv2.INVERTED_RESIDUALS)(audio[None]))[0]
+    return np.asarray(_network_program()(audio[None]))[0]
 
 
 def save(folder: pathlib.Path) -> str:

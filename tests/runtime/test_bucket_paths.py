@@ -15,15 +15,10 @@ from psl_jax.runtime.errors import UserError
 
 
 @pytest.fixture(scope="module", params=("gs", "s3"))
-def protocol(request):
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def server(protocol, tmp_path_factory):
+def server(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("server")
-    serving = bucket_server.serving_s3() if protocol == "s3" else bucket_server.serving(folder)
-    with serving as bucket:
+    is_s3 = request.param == "s3"
+    with bucket_server.serving_s3() if is_s3 else bucket_server.serving(folder) as bucket:
         yield bucket
 
 
@@ -48,10 +43,10 @@ def seen(monkeypatch):
 
 
 @pytest.fixture
-def place(protocol, server, seen, request):
+def place(server, seen, request):
     """A place of the test's own."""
     seen(server.environment)
-    return paths.path_of(f"{protocol}://bkt/{request.node.originalname}")
+    return paths.path_of(f"{server.url}/{request.node.originalname}")
 
 
 def test_a_local_path_is_pathlibs():
@@ -132,21 +127,19 @@ def test_ranges_of_objects_are_read_together(place):
     contents = [bytes(range(100)), bytes(range(100, 200))]
     for number, content in enumerate(contents):
         (place / str(number)).write_bytes(content)
-    numbers, starts, ends = [1, 0, 1, 0], [3, 50, 99, 0], [9, 100, 100, 1]
+    wanted = [(1, 3, 9), (0, 50, 100), (1, 99, 100), (0, 0, 1)]
+    numbers, starts, ends = zip(*wanted, strict=True)
     found = paths.read_ranges([f"{place}/{number}" for number in numbers], starts, ends)
-    assert found == [
-        contents[number][start:end]
-        for number, start, end in zip(numbers, starts, ends, strict=True)
-    ]
+    assert found == [contents[number][start:end] for number, start, end in wanted]
     with pytest.raises(FileNotFoundError, match="no such object"):
         paths.read_ranges([f"{place}/0", f"{place}/2"], [0, 0], [1, 1])
 
 
-def test_a_bucket_that_is_not_there(place, protocol):
+def test_a_bucket_that_is_not_there(place):
     from psl_jax.runtime import buckets
 
     buckets.check(place)
-    lost = f"{protocol}://lost"
+    lost = f"{place.protocol}://lost"
     for do in (
         lambda: buckets.check(f"{lost}/x"),
         lambda: files.write_json(f"{lost}/x.json", 1),

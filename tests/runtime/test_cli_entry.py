@@ -215,22 +215,6 @@ def test_a_first_interrupt_is_answered_and_a_second_one_ends_at_once(work):
         assert "checkpoints. Run the same command again" in process.stderr.read()
 
 
-def test_told_to_end_says_that_it_can_go_on():
-    body = """
-  try:
-    print("ready", flush=True)
-    doze()
-  except Exception:  # no failure of what was being done
-    doze()
-"""
-    with start(body) as process:
-        assert process.stdout.readline() == "ready\n"
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == interrupts.RESTART == 75
-        told = process.stderr.read()
-        assert "told to end (SIGTERM)" in told and "Run the same command again to go on" in told
-
-
 LOSSES = [
     "Gloo all-reduce failed: Connection closed by peer [127.0.0.1]:31406",
     "Timeout waiting at barrier 'sync'. UNAVAILABLE: Failed to send RPC to coordination service.",

@@ -2,15 +2,14 @@
 
 import json
 
-import numpy as np
 import pytest
-from synthetic_data import make_index
+from synthetic_data import make_index, write_soft_labels
 
 from psl_jax import UserError
 from psl_jax import config as config_lib
 from psl_jax.audio.segments import Segmentation
 from psl_jax.config import Settings
-from psl_jax.data.soft_labels import SoftLabels, SoftLabelWriter, made_with
+from psl_jax.data.soft_labels import SoftLabels, made_with
 from psl_jax.experiments.run_folder import RunFolder
 from psl_jax.runtime.removed_settings import REMOVED, REMOVED_VALUES
 
@@ -88,9 +87,7 @@ def test_who_gives_a_removed_setting_is_told(tmp_path):
 
 
 def label_folder(folder, changes: dict) -> None:
-    index = make_index([1], 1600)
-    writer = SoftLabelWriter(folder, index, Segmentation(0.1), teacher_digest="teacher")
-    writer.write_shard(0, np.full((1, index.num_classes), 0.5))
+    write_soft_labels(folder, make_index([1], 1600), Segmentation(0.1))
     path = folder / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | OLD_RULE | changes))
 
