@@ -111,10 +111,8 @@ def test_an_error_without_a_message_ends_a_process(processes, monkeypatch):
         raise RuntimeError
 
     monkeypatch.setattr(processes[0]._client, "key_value_dir_get", fail)  # which all share
-    deadline = time.monotonic() + 60
-    while len(ended) < COUNT and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert len(ended) == COUNT and all("gone (RuntimeError)" in why for why in ended)
+    wait_for(lambda: len(ended) == COUNT)
+    assert all("gone (RuntimeError)" in why for why in ended)
 
 
 def test_to_save_is_left_out_where_a_process_is_in_no_loop(processes):
