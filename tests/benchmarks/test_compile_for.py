@@ -3,11 +3,11 @@
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 
 import compiled_text
 import places
+import programs
 import pytest
 
 LIBTPU = os.environ.get("PSL_JAX_LIBTPU", "")  # a folder with libtpu, where it is kept apart
@@ -80,18 +80,12 @@ ENTRY %main (k: bf16[32,16,1,1], x: bf16[256,101,32,32]) -> bf16[256,101,32,16] 
 
 
 def compile_for(target, tmp_path, **options):
+    options |= {"target": target, "out": tmp_path / "out.json"}
     arguments = [f"--{name}={value}" for name, value in options.items()]
+    command = [sys.executable, places.ROOT / "benchmarks" / "compile_for.py", *arguments]
     path = os.pathsep.join(filter(None, [str(places.ROOT), LIBTPU]))
-    done = subprocess.run(
-        [
-            *(sys.executable, places.ROOT / "benchmarks" / "compile_for.py"),
-            *(f"--target={target}", f"--out={tmp_path / 'out.json'}", *arguments),
-        ],
-        # Without the tests' flags: the TPU's compiler reads them too, and ends at one of the CPU's.
-        env=os.environ | {"PYTHONPATH": path, "XLA_FLAGS": ""},
-        capture_output=True,
-        text=True,
-    )
+    # Without the tests' flags: the TPU's compiler reads them too, and ends at one of the CPU's.
+    done = programs.run(command, {"PYTHONPATH": path, "XLA_FLAGS": ""})
     assert done.returncode == 0, done.stderr
     return json.loads((tmp_path / "out.json").read_text())
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import math
 import os
 import signal
@@ -123,9 +122,11 @@ class Loop:
         return float(restored.variables.params["w"][0])
 
     def log(self):
-        lines = (self.folder / "train_log.jsonl").read_text().splitlines()
-        timed = "time", "segments_per_second", "input_wait"
-        return [{k: v for k, v in json.loads(line).items() if k not in timed} for line in lines]
+        timed, lines = (
+            ("time", "segments_per_second", "input_wait"),
+            metric_log.read_log(self.folder),
+        )
+        return [{k: v for k, v in line.items() if k not in timed} for line in lines]
 
 
 def test_the_loop_logs_validates_and_saves_when_it_should(tmp_path):
