@@ -116,7 +116,7 @@ def test_local_processes_are_waited_for(tmp_path):
     done = run_local(
         tmp_path,
         "case $* in *--process_id=1*) sleep 1; exit 75 ;; esac\n"
-        f"trap 'sleep 2; touch {tmp_path}/saved; exit 75' TERM\nsleep 20 & wait\n",
+        f"trap 'sleep 2; touch {tmp_path}/saved; exit 75' TERM\nsleep 20 >/dev/null 2>&1 & wait\n",
     )
     assert done.returncode == 75 and (tmp_path / "saved").exists()
 
