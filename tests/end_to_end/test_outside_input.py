@@ -233,11 +233,8 @@ def labels(tmp_path_factory):
 @given(edits=changes)
 def test_soft_labels(labels, pattern, edits):
     (path,) = labels[0].glob(pattern)
-    with replaced(path, changed(path.read_bytes(), edits)):
-        with in_words():
-            SoftLabels(*labels).read_shard(0)
-        with in_words():
-            SoftLabels.open(*labels, "teacher")
+    with replaced(path, changed(path.read_bytes(), edits)), in_words():
+        SoftLabels.open(*labels, "teacher").read_shard(0)
 
 
 @pytest.fixture(scope="module")
