@@ -61,9 +61,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="TABLE",
-        help="table of another tagger's events with scores, 0 to 1, to compare with MODEL, also "
-        "without --events: BirdNET, Raven, Audacity, or CSV file,onset,offset,label,score with "
-        "times in seconds; or a folder of these; may be given several times (default: none)",
+        help="also compare with another tagger: its events and their scores, 0 to 1, in a table "
+        "of BirdNET, Raven, Audacity or CSV file,onset,offset,label,score, or a folder of these; "
+        "repeatable (default: none)",
     )
     parsed = parser.parse_intermixed_args(arguments[1:])
     if parsed.median_filter is not None and not parsed.events:

@@ -112,7 +112,7 @@ def _add_action(
             "--segment_seconds",
             type=cli_entry.make_number_reader("segment_seconds", float, least=0.05, most=3600),
             metavar="S",
-            help=f"length of the labelled segments, in seconds ({seconds})",
+            help=f"length of the segments that get labels, in seconds ({seconds})",
         )
         relabel.add_segments(add)
     return parser
@@ -122,7 +122,7 @@ def _add_import(actions: Any) -> None:
     parser = _add_action(
         actions,
         "import",
-        "Reads a label file.",
+        "Writes the labels of a file as a folder of soft labels.",
         source="label file, hf folder, or folder of soft labels that an older psl_jax wrote",
         out="folder of soft labels",
         seconds="required, unless an older psl_jax wrote SOURCE",
@@ -280,7 +280,7 @@ def _resegment(arguments: argparse.Namespace, out: pathlib.Path) -> None:
 
 def _make_segmentation(arguments: argparse.Namespace) -> Segmentation:
     if arguments.segment_seconds is None:
-        raise UserError("--segment_seconds: how long are the segments that are to have labels?")
+        raise UserError("give --segment_seconds: the length of the segments that get labels")
     segmentation = Segmentation(
         arguments.segment_seconds, arguments.hop_seconds or None, arguments.shortest_segment_seconds
     )

@@ -51,17 +51,16 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--data_dir",
         required=True,
         metavar="DIR",
-        help="folder for prepared data; the data set goes into CORPUS/SETTINGS/1.0.0 below it "
-        "(required)",
+        help="folder for prepared data; the data set goes into CORPUS/DIGEST/1.0.0 below it, by "
+        "a digest of the settings (required)",
     )
     add(
         "--max_missing",
         type=cli_entry.make_number_reader("max_missing", float, least=0, most=1),
         metavar="SHARE",
         default=0.1,
-        help="largest share, 0 to 1, of the clips in a split's tables that may be missing or "
-        "unreadable; above it the data set is written all the same, and the exit status is 1 "
-        "(default: 0.1)",
+        help="share of a split's clips, 0 to 1, that may be missing or unreadable; above it the "
+        "exit status is 1, although the data set is written (default: 0.1)",
     )
     add(
         "--sample_rate",
@@ -100,7 +99,8 @@ def _add_corpus_options(parser: argparse.ArgumentParser) -> None:
     for name, info in settings.list_settings(DataSettings):
         if name in prepare_corpus.OWN_DATA_OPTIONS:  # None where not given: as config.data has it
             # The only switch is `unlabelled`.
-            shown = "leave them out" if info.default is False else info.default or "none"
+            shown = "leave them out" if info.default is False else info.default
+            shown = "none" if shown == "" else shown
             text = cli_entry.add_default(info.help.removeprefix("own_data: "), shown)
             cli_entry.add_setting(group, DataSettings, name, default=None, help=text)
 

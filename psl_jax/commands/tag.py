@@ -149,7 +149,7 @@ def main(arguments: argparse.Namespace) -> int:
                 bar.update()
             if _write_outputs(item, outputs, prints=not arguments.out):
                 totals.tagged += 1
-                totals.events += len(item.found_events)
+                totals.without_events += not item.found_events
                 totals.seconds += item.seconds
             else:
                 totals.failed += 1
@@ -159,19 +159,20 @@ def main(arguments: argparse.Namespace) -> int:
 
 @dataclasses.dataclass
 class _Totals:
-    """Numbers of files and events, and seconds of audio, since a time."""
+    """Numbers of files, and seconds of audio, since a time."""
 
     tagged: int = 0
+    without_events: int = 0
     failed: int = 0
-    events: int = 0
     seconds: float = 0.0
     since: float = dataclasses.field(default_factory=time.perf_counter)
 
 
 def _print_totals(totals: _Totals, arguments: argparse.Namespace) -> None:
-    if totals.tagged and not totals.events and arguments.format in ("csv", "audacity", "raven"):
+    if totals.without_events and arguments.format in ("csv", "audacity", "raven"):
         print(
-            f"0 events (files tagged: {totals.tagged}): no score reaches its threshold. "
+            f"files without events: {totals.without_events} of {totals.tagged}, as no score "
+            "reaches its threshold there. "
             "--format=table shows the highest ones; try a --threshold below them",
             file=sys.stderr,
         )

@@ -257,7 +257,7 @@ class Scene:
 
 
 def draw_scene(settings: SceneSettings, stream: int, number: int, clip_id: str) -> Scene:
-    """Draws what happens in one clip. Labels are dropped in the training stream only."""
+    """Draws what happens in one clip. In the training stream labels are dropped, never all."""
     rng = np.random.default_rng([settings.seed, stream, number, 0])
     low, high = settings.events_per_clip
     count = int(rng.integers(low, high + 1))

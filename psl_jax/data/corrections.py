@@ -63,7 +63,7 @@ class Corrections:
 
     @cached_property
     def digest(self) -> str:
-        """Hash of who decided what."""
+        """Hash of who decided what; the order of the tables does not matter."""
         by_person = sorted(self.decisions, key=lambda d: d.who)  # tables come in any order
         return files.json_digest([(*d.subject, d.decision) for d in by_person])
 

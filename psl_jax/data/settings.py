@@ -53,8 +53,8 @@ class DataSettings:
     num_folds: int = operational(  # the splits are compared by their clips
         0,
         least=0,
-        help="own_data: number of splits fold1, fold2, ... that recordings are put into; 0: five "
-        "with --folds, else the splits are full, validation and eval",
+        help="own_data: number of splits fold1, fold2, ... that recordings are put into; 0: the "
+        "splits are full, validation and eval (psl-jax main --folds makes five folds)",
     )
     columns: str = setting(
         "",

@@ -32,7 +32,7 @@ _DAMAGE = (
     *(TypeError, KeyError, OverflowError, MemoryError),
 )
 # Python 3.11 parses what an array's header says wrongly where several threads do it at once.
-_READING_HEADER = threading.Lock()
+_HEADER_LOCK = threading.Lock()
 _GO_ON = "Run the same command again, which goes on where it stopped."
 
 
@@ -82,12 +82,12 @@ class ShardArrays:
         return array
 
     def map(self, shard: int) -> np.ndarray:
-        """The same, unverified: only the rows used are read; a bucket's shard is copied first."""
+        """A shard's array, mapped into memory, unverified; of a bucket a copy is mapped."""
         if shard not in self._mapped:
             path = self.path(shard)
             local = self._copies.enter_context(local_copy(path))
             try:
-                with _READING_HEADER:
+                with _HEADER_LOCK:
                     array = np.load(local, mmap_mode="r", allow_pickle=False)
             except _DAMAGE as error:
                 raise DamagedFileError(f"{path}: {error}") from error

@@ -161,6 +161,7 @@ def table4(data: str = "audioset") -> ConfigDict:
 
 
 def _students(pattern: str, changes: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The students of 10, 5 and 2 s on soft labels, called by the pattern, with the changes."""
     student = {"labels": "soft", **changes}
     return {  # each gets a copy: a ConfigDict keeps shared parts shared
         pattern.format(name): copy.deepcopy(student) | {"segment_seconds": seconds}

@@ -309,6 +309,7 @@ _make_mn_convolution = functools.partial(
 
 
 def _scale_channels(channels: int, width: float, divisor: int = 0) -> int:
+    """Rounds to a multiple of 8, or of 4 in narrow networks, of at least 0.9 of the product."""
     divisor = divisor or (8 if width >= 0.25 else 4)
     target = channels * width
     rounded = max(divisor, int(target + divisor / 2) // divisor * divisor)

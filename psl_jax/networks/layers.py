@@ -64,7 +64,7 @@ class Context:
 
 
 def _param(initial: np.ndarray) -> nnx.Param[Any]:
-    # From NumPy and only put: JAX, jnp.asarray too, would compile a program for each shape.
+    # device_put of a NumPy array compiles nothing; jnp.asarray compiles a program for each shape.
     return nnx.Param(jax.device_put(initial.astype(np.float32)))
 
 

@@ -238,7 +238,7 @@ class Model:
         if unknown := [name for name in classes if name not in place]:
             raise UserError(
                 f"{self.info.name} knows {len(self.classes)} classes "
-                f"({', '.join(self.classes[:3])}, ...), and {len(unknown)} of the {len(classes)} "
+                f"({'; '.join(self.classes[:3])}; ...), and {len(unknown)} of the {len(classes)} "
                 f"asked for are none of them, such as {unknown[0]!r}"
                 f"{near_names(unknown[0], self.classes)}"
             )

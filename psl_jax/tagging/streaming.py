@@ -62,7 +62,7 @@ class Stream:
 
     @property
     def scores(self) -> np.ndarray:
-        """[classes]: the mean over the segments so far; after `finish`, `Tags.scores`."""
+        """[classes]: the mean over the segments so far; after `finish` it is `Tags.scores`."""
         return self._timeline.score
 
     def feed(self, chunk: Any) -> Rows:

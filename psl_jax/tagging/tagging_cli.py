@@ -49,15 +49,15 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--thresholds",
         metavar="FILE",
-        help="CSV class,threshold, as the page and psl-jax thresholds --csv write it; classes not "
-        "in it use --threshold, else the model's (default: none)",
+        help="CSV class,threshold, as written by psl-jax thresholds --csv or the page of serve; "
+        "classes not in it use --threshold, else the model's (default: none)",
     )
     add_smoothing(group)
 
 
 def add_smoothing(parser: Any, default: int | None = None) -> None:
     """Adds what is done to the scores over time before events are found."""
-    otherwise = "as the model's thresholds were tuned, else 1" if default is None else default
+    otherwise = "that of the model's tuned thresholds, else 1" if default is None else default
     parser.add_argument(
         "--median_filter",
         type=int,

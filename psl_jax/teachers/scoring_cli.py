@@ -23,9 +23,9 @@ from psl_jax.teachers.teacher import Teacher, is_path, map_scores
 from psl_jax.teachers.transformers_teacher import is_repository
 
 MODEL_HELP = (
-    "folder of a run; .safetensors or .pt file; mn04 (EfficientAT's published tagger of AudioSet); "
-    "or KIND:NAME of another tagger's file or name, with KIND one of run, mn, onnx, "
-    "tflite, transformers, python, fitted (docs/TEACHERS.md)"
+    "folder of a run; .safetensors or .pt file; mn04 (EfficientAT's tagger of AudioSet); "
+    "hf://USER/NAME; or KIND:NAME, with KIND run, mn, onnx, tflite, transformers, python or fitted "
+    "(docs/TEACHERS.md)"
 )
 _SPLITS = {  # the default of --split, and what it names, by program
     "fit": ("full", "split whose weak labels the classifier is fitted to"),

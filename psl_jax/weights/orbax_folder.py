@@ -85,7 +85,7 @@ def find_folder(path: str | os.PathLike[str]) -> pathlib.Path:
         model_files = path_of(path).glob(f"*/{MODEL_FOLDER}/{MODEL_FILE}")
         if models := sorted(os.fspath(file.parent.parent) for file in model_files):
             names = "".join(f"\n  {name}" for name in models)
-            raise UserError(f"{path} holds several models: give one of them{names}")
+            raise UserError(f"{path} is no model, but has models in it: give one of these{names}")
         if not path_of(path).exists():
             raise UserError(
                 f"{path}: there is no such file or folder. Expected that of a model, or mn04"

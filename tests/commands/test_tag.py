@@ -75,7 +75,7 @@ def test_without_events_the_highest_score_is_told(run, folder):
     assert f"no event reaches its threshold; try --threshold below {peaks.max():.3f}\n" in out
     _, out, err = run(folder / "a.flac", folder / "deep", "--format=csv", "--threshold=1")
     assert out.splitlines() == ["file,onset,offset,label,score"]
-    assert "0 events (files tagged: 2): no score reaches its threshold." in err
+    assert "files without events: 2 of 2, as no score reaches its threshold there." in err
 
 
 def test_csv_of_a_folder(run, folder):
@@ -357,7 +357,7 @@ def test_where_nothing_can_be_written_is_told_before_anything_is_computed(
 def test_the_models_of_a_suite_are_listed(model, folder, tmp_path):
     for name in ("psl2s", "teacher"):
         shutil.copytree(model, tmp_path / name)
-    with pytest.raises(UserError, match=r"several models: give one of them\n.*psl2s\n.*teacher"):
+    with pytest.raises(UserError, match=r"has models in it: give one of these\n.*psl2s\n.*teacher"):
         tag.main(tag.parse(["tag", str(tmp_path), str(folder / "a.flac")]))
 
 
