@@ -8,6 +8,7 @@ import audio_files
 import numpy as np
 import pytest
 from prepared_data import config, problems_of, read_split, report_of
+from shared_tables import SHARED
 
 from psl_jax.audio import decoding
 from psl_jax.corpora import own_data
@@ -264,3 +265,25 @@ def test_a_column_of_groups_and_what_may_be_wrong_with_it(tmp_path):
     split_of = own_data.read_splits(tmp_path / "splits.csv", names)
     days = {(number % 4, split_of[name]) for number, name in enumerate(names)}
     assert len(days) == 4 and len({split for _, split in days}) == 3
+
+
+@pytest.mark.skipif(
+    not (SHARED / "urbansound8k_16k").is_dir(), reason="needs data/urbansound8k_16k"
+)
+def test_no_source_of_urbansound8k_is_in_two_splits(tmp_path):
+    """Two folds as one table: all splits have all classes, and a recording is in one of them."""
+    folder = SHARED / "urbansound8k_16k"
+    rows = list(csv.DictReader((folder / "meta.csv").read_text().splitlines()))
+    (tmp_path / "audio").mkdir()
+    for row in rows:
+        (tmp_path / "audio" / row["filename"]).symlink_to(folder / row["filename"])
+    (tmp_path / "table.csv").write_text((folder / "meta.csv").read_text())
+    OwnData(DataSettings(source_dir=str(tmp_path), group_by="fsid"))
+    with (tmp_path / "splits.csv").open() as file:
+        split_of = {pathlib.Path(r["filename"]).name: r["split"] for r in csv.DictReader(file)}
+    assert split_of.keys() == {row["filename"] for row in rows}
+    assert len({(row["fsid"], split_of[row["filename"]]) for row in rows}) == len(
+        {row["fsid"] for row in rows}
+    )
+    pairs = {(row["category"], split_of[row["filename"]]) for row in rows}
+    assert len(pairs) == 10 * 3
