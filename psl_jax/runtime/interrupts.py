@@ -29,6 +29,7 @@ class Preempted(BaseException):
 _announced: dict[str, object] = {}  # texts, each with its first caller's token
 _asked: list[bool] = []  # an element for each Ctrl-C that a handler answered
 _seen: list[bool] = []  # and for each that the thread saw, which is often earlier
+_deferring: list[bool] = []  # an element for each `defer_signals` in which the main thread is
 _terminated: list[bool] = []
 _answers: list[Callable[[], object]] = []
 _wake: list[int] = []  # where Python writes the number of each signal
@@ -37,7 +38,7 @@ _wake: list[int] = []  # where Python writes the number of each signal
 def install_handlers() -> None:
     """From now on Ctrl-C and TO_END are answered here; KeyboardInterrupt is raised as ever."""
     # Of an earlier command in this process.
-    for state in (_announced, _answers, _asked, _seen, _terminated):
+    for state in (_announced, _answers, _asked, _seen, _deferring, _terminated):
         state.clear()
     signal.signal(signal.SIGINT, _interrupted)
     for number in TO_END:
@@ -80,7 +81,31 @@ def set_answer(answer: Callable[[], object] | None, *, of_ctrl_c: bool = False) 
 
 @contextlib.contextmanager
 def defer_signals() -> Iterator[None]:
-    """TO_END are answered at the end of this: what writes in threads is not left half-way."""
+    """Signals are answered at the end of this: what works in threads is not left half-way.
+
+    A second Ctrl-C ends the process at once here, too.
+    """
+    with _defer_ctrl_c(), _defer_to_end():
+        yield
+
+
+@contextlib.contextmanager
+def _defer_ctrl_c() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # no handler runs in others
+        yield
+        return
+    num_before = len(_asked)
+    _deferring.append(True)
+    try:
+        yield
+    finally:
+        _deferring.pop()
+    if len(_asked) > num_before and not _deferring:
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _defer_to_end() -> Iterator[None]:
     if _answers or _terminated:
         yield
         return
@@ -96,6 +121,11 @@ def defer_signals() -> Iterator[None]:
 def is_ending() -> bool:
     """Whether there was one of TO_END."""
     return bool(_terminated)
+
+
+def is_interrupted() -> bool:
+    """Whether there was a Ctrl-C."""
+    return bool(_asked or _seen)
 
 
 def announce(number: int) -> None:
@@ -129,7 +159,8 @@ def _interrupted(number: int, frame: FrameType | None) -> None:
     del frame
     announce(number)
     _count(_asked)
-    raise KeyboardInterrupt
+    if not _deferring:
+        raise KeyboardInterrupt
 
 
 def _told_to_end(number: int, frame: FrameType | None) -> None:

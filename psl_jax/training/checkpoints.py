@@ -85,7 +85,10 @@ class TrainingCheckpoints:
             n=num_best,
             keep_checkpoints_without_metrics=False,
         )
-        with orbax_folder.explain_damage(_unreadable(folder), _DELETE):
+        with (
+            interrupts.defer_signals(),
+            orbax_folder.explain_damage(_unreadable(folder), _DELETE),
+        ):
             self._checkpointer = ocp.training.Checkpointer(
                 orbax_folder.make_orbax_path(folder),
                 save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
@@ -121,7 +124,7 @@ class TrainingCheckpoints:
         tree = jax.tree.map(np.array, serialization.to_state_dict(parallel.to_host(state)))
         self._finish()
         about = {self._metric: metric}
-        with plain_disk_errors(self.directory, _ADVICE):
+        with interrupts.defer_signals(), plain_disk_errors(self.directory, _ADVICE):
             saving = self._checkpointer.save_async(
                 step, tree, metrics=metrics, custom_metadata=about | {_CRC: _crc(tree, about)}
             )

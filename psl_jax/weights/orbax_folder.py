@@ -149,7 +149,7 @@ def store_thresholds(path: str | os.PathLike[str], tuned: Thresholds | None) -> 
 def explain_damage(path: pathlib.Path, remedy: str) -> Iterator[None]:
     """Turns what Orbax raises for damaged or missing files into a UserError.
 
-    A SIGTERM is answered when the block ends: Orbax's threads would print dozens of tracebacks.
+    Signals are answered when the block ends: Orbax's threads would print dozens of tracebacks.
     """
     jax.local_devices()  # where JAX finds none, nothing is damaged
     try:
@@ -160,6 +160,8 @@ def explain_damage(path: pathlib.Path, remedy: str) -> Iterator[None]:
     except Exception as error:
         if errors.is_loss_of_others(error):  # Orbax waits for them
             raise
+        if interrupts.is_interrupted():  # which says nothing of the file
+            raise KeyboardInterrupt from error
         message = str(error).strip().partition("\n")[0]
         reason = f"{type(error).__name__}: {message:.200}"
         raise UserError(

@@ -1,4 +1,4 @@
-"""SIGTERM while something is written that must not be left half-way."""
+"""SIGTERM or Ctrl-C while something is written that must not be left half-way."""
 
 import os
 import signal
@@ -14,11 +14,13 @@ from psl_jax.weights import orbax_folder
 @pytest.fixture
 def handled(monkeypatch):
     monkeypatch.setattr(interrupts, "write_stderr", lambda text: None)
-    before = signal.getsignal(signal.SIGTERM)
-    signal.signal(signal.SIGTERM, interrupts._told_to_end)
+    ours = {signal.SIGTERM: interrupts._told_to_end, signal.SIGINT: interrupts._interrupted}
+    before = {number: signal.signal(number, handler) for number, handler in ours.items()}
     yield
-    signal.signal(signal.SIGTERM, before)
-    interrupts._terminated.clear()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    for state in (interrupts._terminated, interrupts._asked):
+        state.clear()
     interrupts.set_answer(None)
 
 
@@ -47,17 +49,46 @@ def test_nohup_keeps_its_meaning():
     [interrupts.defer_signals, lambda: orbax_folder.explain_damage("folder", "delete it")],
     ids=["what is written", "what Orbax reads"],
 )
-def test_it_is_answered_at_the_end(handled, deferring):
+@pytest.mark.parametrize(
+    ("number", "raised"),
+    [(signal.SIGTERM, interrupts.Preempted), (signal.SIGINT, KeyboardInterrupt)],
+)
+def test_it_is_answered_at_the_end(handled, deferring, number, raised):
     done = []
 
     def work():
         with deferring():
-            os.kill(os.getpid(), signal.SIGTERM)
+            with deferring():  # the outer one counts
+                os.kill(os.getpid(), number)
             done.append("done")
 
-    with pytest.raises(interrupts.Preempted):
+    with pytest.raises(raised):
         work()
     assert done == ["done"]
+
+
+def test_a_read_that_fails_after_ctrl_c_is_not_called_damage(handled):
+    def read():
+        with orbax_folder.explain_damage("folder", "delete it"):
+            os.kill(os.getpid(), signal.SIGINT)
+            raise RuntimeError("cannot schedule new futures after shutdown")
+
+    with pytest.raises(KeyboardInterrupt):
+        read()
+
+
+def test_a_second_ctrl_c_ends_at_once_where_the_first_waits():
+    body = """
+  from psl_jax.runtime import interrupts
+  with interrupts.defer_signals():
+    os.kill(os.getpid(), signal.SIGINT)
+    print("goes on", flush=True)
+    os.kill(os.getpid(), signal.SIGINT)
+    print("too far")
+"""
+    done = run(f"def main(_):{body}cli_entry.run(main)")
+    assert (done.returncode, done.stdout) == (130, "goes on\n")
+    assert "stopped at once" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_what_answers_already_goes_on_answering(handled):
