@@ -26,6 +26,13 @@ _OTHER = {
     START: "from another model",
     CORRECTIONS: "with other corrections of labels",
 }
+_OTHER_DATA = {  # what is noted of a split, and how to say that it differs
+    "clips": "it has {now} clips now, not {before}",
+    "ids_sha256": "it has other clips",
+    "classes_digest": "its classes have changed",
+    "labels_sha256": "its labels have changed",
+    "audio_sha256": "its audio has changed",
+}
 _AFRESH = "Give another --workdir, or --start_afresh to delete what it holds and begin again."
 
 
@@ -117,9 +124,10 @@ class RunFolder:
         before = self._bound.get(split, now)
         differing = [name for name, value in before.items() if value != now.get(name, value)]
         if differing:
+            changes = (_OTHER_DATA[n].format(before=before[n], now=now[n]) for n in differing)
             raise OtherRunError(
-                f"{self.path} was made with other data: split {split!r} had {before['clips']} "
-                f"clips and has {now['clips']} now; what differs: {', '.join(differing)}. {_AFRESH}"
+                f"{self.path} was made with other data than those of split {split!r} now: "
+                f"{'; '.join(changes)}. {_AFRESH}"
             )
         self._bound[split] = before | now
 

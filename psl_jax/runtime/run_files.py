@@ -62,6 +62,8 @@ _SEEN_SECONDS = 10.0  # until a network disk shows what another machine has writ
 def claim_folder(folder: str | os.PathLike[str], option: str) -> Iterator[None]:
     """Makes a folder that this run alone works in within `with`; all processes come here.
 
+    A folder that it made and that is empty at the end, as after a refusal, it removes.
+
     Raises UserError, in all of them, naming `option`: nothing can be written into it, another run
     works in it, or a process does not see what process 0 wrote. A bucket has no locks.
     """
@@ -70,6 +72,7 @@ def claim_folder(folder: str | os.PathLike[str], option: str) -> Iterator[None]:
     from psl_jax.runtime import distributed
 
     place, probe, problem, lock = path_of(folder), "", "", None
+    new_folders: list[pathlib.Path] = []
     is_first = jax.process_index() == 0
     if is_first:
         try:
@@ -77,6 +80,8 @@ def claim_folder(folder: str | os.PathLike[str], option: str) -> Iterator[None]:
                 raise UserError(
                     f"{option}={folder} is a file: give a folder, which need not be there yet"
                 )
+            if not is_remote(place):
+                new_folders = [path for path in (place, *place.parents) if not path.exists()]
             disk_errors.check_writable(place, option)
             if not is_remote(place):
                 lock = _lock(place, option)
@@ -108,6 +113,9 @@ def claim_folder(folder: str | os.PathLike[str], option: str) -> Iterator[None]:
         if lock is not None:
             (place / _LOCK).unlink(missing_ok=True)
             os.close(lock)
+            with contextlib.suppress(OSError):  # of the first that is not empty
+                for path in new_folders:
+                    path.rmdir()
 
 
 def _lock(folder: pathlib.Path, option: str) -> int | None:

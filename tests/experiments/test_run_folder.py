@@ -172,16 +172,16 @@ def test_other_data_are_refused_and_the_same_elsewhere_is_not(tmp_path, data):
     begun(tmp_path, data__data_dir="/moved", data__source_dir="../rec")
     whole = data["balanced"]
     data["balanced"] = make_index([20, 20], 32_000, labels=[[0], [1]] * 20, split="balanced")
-    with pytest.raises(OtherRunError, match=r"'balanced' had 50 clips and has 40 now; .* clips"):
+    with pytest.raises(OtherRunError, match=r"'balanced' now: it has 40 clips now, not 50; "):
         checked(tmp_path)
     data["balanced"] = dataclasses.replace(whole, label_values=1 - whole.label_values)
-    with pytest.raises(OtherRunError, match=r"what differs: labels_sha256"):
+    with pytest.raises(OtherRunError, match=r"'balanced' now: its labels have changed\. Give"):
         checked(tmp_path)
     digests = np.arange(50, dtype=np.uint64)
     data["balanced"] = dataclasses.replace(whole, audio_digests=digests)
     begun(tmp_path)  # now known of the same data
     data["balanced"] = dataclasses.replace(whole, audio_digests=digests[::-1])
-    with pytest.raises(OtherRunError, match=r"what differs: audio_sha256"):
+    with pytest.raises(OtherRunError, match=r"'balanced' now: its audio has changed\. Give"):
         checked(tmp_path)
 
 
@@ -224,6 +224,14 @@ def test_a_teacher_that_is_gone_is_not_needed_any_more(tmp_path, data):
     finish(tmp_path / "run", "relabel")
     checked(tmp_path / "run", **soft)
     suite._check_teachers({"run": settings_with(**soft)}, {"run": tmp_path / "run"})
+
+
+def test_a_teacher_on_own_recordings_that_is_not_there_yet(tmp_path):
+    missing = tmp_path / "runs/own/teacher"
+    settings = settings_with(**soft_by(missing), data__corpus="own_data")
+    told = rf"there is no {missing} \(yet\)\. Train it first, or name another by --config\.teacher"
+    with pytest.raises(UserError, match=told):
+        suite._check_teachers({"psl10s": settings}, {"psl10s": tmp_path / "run"})
 
 
 def test_soft_labels_of_another_teacher_are_not_trained_on(tmp_path, data):
@@ -331,6 +339,18 @@ def test_a_file_is_no_workdir(tmp_path):
     claim = run_files.claim_folder(tmp_path / "notes.md", "--workdir")
     with pytest.raises(UserError, match=r"notes\.md is a file"), claim:
         pass
+
+
+def test_a_refused_run_leaves_no_folder_behind(tmp_path):
+    (tmp_path / "mine").mkdir()
+    folders = [tmp_path / "runs/own/students", tmp_path / "mine"]
+    for folder in folders:
+        with pytest.raises(UserError), run_files.claim_folder(folder, "--workdir"):
+            raise UserError("refused")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "mine"]
+    with run_files.claim_folder(folders[0], "--workdir"):
+        (folders[0] / "config.json").write_text("{}")
+    assert (folders[0] / "config.json").exists()
 
 
 def test_a_teacher_that_is_worse_than_weak_labels_is_noted():
