@@ -9,6 +9,7 @@ needs more packages: pip install -e '.[serve]' in your clone of the repository.
 
 import argparse
 import contextlib
+import errno
 import getpass
 import ipaddress
 import os
@@ -172,6 +173,11 @@ def listen(host: str, port: int) -> socket.socket:
         takes_ipv4 = family == socket.AF_INET6 and socket.has_dualstack_ipv6()  # at ::, too
         return socket.create_server(address, family=family, dualstack_ipv6=takes_ipv4)
     except (OSError, OverflowError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            raise UserError(
+                f"port {port} of {host} is in use, perhaps by another psl-jax serve or review that "
+                "still runs. End that, or choose another --port"
+            ) from error
         raise UserError(
             f"cannot listen on {host}, port {port}: {error}. Choose others with --host and --port"
         ) from error

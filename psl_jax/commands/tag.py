@@ -176,7 +176,7 @@ def _print_totals(totals: _Totals, arguments: argparse.Namespace) -> None:
             "--format=table shows the highest ones; try a --threshold below them",
             file=sys.stderr,
         )
-    if arguments.out:
+    if arguments.out and totals.tagged:
         elapsed, num_files = time.perf_counter() - totals.since, totals.tagged + totals.failed
         of = f" of {num_files}" if totals.failed else ""
         print(

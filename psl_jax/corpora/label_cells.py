@@ -194,8 +194,9 @@ class LabelCells:
             if key in spelling
         }
         if changed := {spelling[key]: others for key, others in several.items() if others}:
-            shown = "; ".join(f"{', '.join(o)} as {name}" for name, o in list(changed.items())[:5])
-            detail = f"{len(changed)} classes are spelt in several ways, and read as one: {shown}"
+            read = [f"{', '.join(o)} is read as {name}" for name, o in changed.items()]
+            count = "1 class is" if len(changed) == 1 else f"{len(changed)} classes are"
+            detail = f"{count} spelt in several ways: {'; '.join(read[:5])}"
             self.notes.append(("other spelling", detail))
         return spelling
 

@@ -39,7 +39,7 @@ from psl_jax.corpora.corpus import ClipRow, Problem
 from psl_jax.corpora.label_cells import LabelCells
 from psl_jax.corpora.recording_clips import Coverage, UnsureTime
 from psl_jax.corpora.stored_audio import FileAudio
-from psl_jax.networks.class_lists import near_names, read_classes
+from psl_jax.networks.class_lists import list_first, near_names, read_classes
 from psl_jax.runtime import csv_files
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.paths import is_remote, path_of
@@ -158,7 +158,8 @@ def read_own_folder(
         read_classes(class_file) if class_file.exists() else None,
     )
     problems: list[tuple[str | None, Problem]] = [
-        (None, Problem(", ".join(table_names) or ".", kind, detail)) for kind, detail in cells.notes
+        (None, Problem(list_first(table_names, 3) or ".", kind, detail))
+        for kind, detail in cells.notes
     ]
     splits = {}
     for split, of_split in annotations.items():

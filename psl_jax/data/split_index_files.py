@@ -313,9 +313,10 @@ def _check_is_whole(folder: pathlib.Path) -> None:
         if folder.is_dir():
             inside = sorted(path.name for path in folder.iterdir())[:5]
         raise UserError(
-            f"{folder} is not a prepared data set: expected {INFO_NAME} in it, found {inside}. "
-            "Give the folder of the version, such as .../own_data/<settings>/1.0.0. If this is one "
-            f"that lost the file, {REMEDY}"
+            f"{folder} is not a prepared data set, such as the folder `data` of a run or what "
+            f"psl-jax prepare writes: expected {INFO_NAME} in it, found {inside}. Give the folder "
+            "of the version, such as .../own_data/<settings>/1.0.0. If this is one that lost the "
+            f"file, {REMEDY}"
         )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from psl_jax.corpora.corpus import Corpus, Problem
 from psl_jax.data.clip_index import ClipIndex, joined
+from psl_jax.networks.class_lists import near_names
 from psl_jax.runtime import files
 from psl_jax.runtime.paths import path_of
 
@@ -138,9 +139,10 @@ def _count_classes(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
         lines.append(f"  ... and {len(classes) - _MOST_CLASSES} more classes")
     evaluated = [split for split in counts if split in ("validation", "eval")]
     if rare := [n for n in classes if not all(counts[split][n] for split in evaluated)]:
+        others = [name for name in classes if name not in rare]  # which a misspelt one may mean
         lines.append(
             f"  too rare to be evaluated, as {' or '.join(evaluated)} has no clip of them: "
-            f"{', '.join(rare)}"
+            f"{', '.join(name + near_names(name, others) for name in rare)}"
         )
     return lines
 

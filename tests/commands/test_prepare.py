@@ -117,7 +117,10 @@ def test_own_data(tmp_path):
         with pytest.raises(UserError, match=r"labels\.labels\.txt should name the same classes"):
             split_index_files.class_names(data_dir)
     (pathlib.Path(data_dir) / "dataset_info.json").unlink()
-    with pytest.raises(UserError, match=f"{data_dir} is not a prepared data set: expected dataset"):
+    with pytest.raises(
+        UserError,
+        match=f"{data_dir} is not a prepared data set, such as the folder `data` of a run",
+    ):
         split_index_files.class_names(data_dir)
 
 

@@ -173,6 +173,11 @@ def test_out_writes_a_file_for_each(run, folder, tmp_path):
     assert json.loads((tmp_path / "json" / "a.json").read_text())["seconds"] == 6.3
 
 
+def test_where_no_file_is_tagged_no_output_is_told(run, tmp_path):
+    status, out, err = run(tmp_path / "wrong_folder", "--out", tmp_path / "tags")
+    assert status == 1 and out == "" and "missing (no such file)" in err
+
+
 def test_bad_files_are_a_line_each_and_the_rest_go_on(run, folder, tmp_path):
     bad = audio_files.bad_files(tmp_path / "bad")
     empty = tmp_path / "nothing"

@@ -104,6 +104,16 @@ def test_labels_as_people_write_them(tmp_path, cells, expected, kind):
     assert list(told) == ([kind] if kind else [])
 
 
+def test_another_spelling_is_told_in_one_short_line(tmp_path):
+    for number in range(5):
+        (tmp_path / f"{number}.wav").touch()
+        label = "Siren " if number == 3 else "siren"
+        (tmp_path / f"{number}.csv").write_text(f"filename,labels\n{number}.wav,{label}\n")
+    ((_, problem),) = read_own_folder(tmp_path, Hints()).problems
+    assert problem.detail == "1 class is spelt in several ways: Siren is read as siren"
+    assert problem.file == "0.csv; 1.csv; 2.csv and 2 more"
+
+
 @pytest.mark.parametrize("separator", [";", "\t", "|"])
 def test_tables_of_spreadsheets(tmp_path, separator):
     """Other separators, decimal commas, empty columns, another case of the header."""

@@ -194,6 +194,22 @@ def test_a_damaged_report_of_other_data_is_no_obstacle(tmp_path):
     assert not made.is_prepared()
 
 
+def test_a_rare_class_is_told_with_the_name_that_may_be_meant():
+    counts = {"cat": 1, "crying baby": 2, "dog": 2}
+    split = {
+        "clips": 9, "rows": 9, "hours": 0.1, "events": 0,
+        "clips_per_class": {"min": 1, "median": 1, "max": 2},
+    }  # fmt: skip
+    splits = {
+        "full": {**split, "label_counts": {**counts, "crying bbay": 1, "dgo": 1, "wind": 1}},
+        "eval": {**split, "label_counts": {**counts, "crying bbay": 0, "dgo": 0, "wind": 0}},
+    }
+    report = {"corpus": "own_data", "classes": 6, "splits": splits, "problems": []}
+    lines = preparation_report.summarize_report(report)
+    (line,) = (line for line in lines if "too rare" in line)
+    assert line.endswith(": crying bbay (near: crying baby), dgo (near: dog), wind")
+
+
 def test_the_written_report_has_every_problem(tmp_path):
     kind = {"split": None, "kind": "missing", "detail": ""}
     missing = [kind | {"file": f"{number}.wav"} for number in range(30)]

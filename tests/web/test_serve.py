@@ -83,7 +83,7 @@ def test_values_that_cannot_be_are_named(command, option, told):
 
 
 def test_a_port_in_use_is_a_user_error(port):
-    with pytest.raises(UserError, match=f"port {port}.*--port"):
+    with pytest.raises(UserError, match=f"port {port} .*another psl-jax serve or review.*--port"):
         serve.listen("127.0.0.1", port)
     with pytest.raises(UserError, match="cannot listen"):
         serve.listen("no.such.host.invalid", 0)
