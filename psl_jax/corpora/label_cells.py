@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from psl_jax.corpora.annotations.table_events import UNSURE
 from psl_jax.networks.class_lists import clean_name
 
+OTHER_SPELLING = "other spelling"  # a kind of note
 SEPARATORS = (";", ",", "|")
 # What names hold as well: it separates labels only where all parts are classes themselves.
 _IN_NAMES = tuple("/+&\uff1b\uff0c\u3001 ")
@@ -73,6 +74,10 @@ class LabelCells:
     def names(self, text: str) -> list[str]:
         """The names in a text that was not among the cells: of classes, such as annotated ones."""
         return [self.name(name) for name in self._split(text)]
+
+    def is_respelt(self, cell: str) -> bool:
+        """Whether a cell spells a class otherwise than it is read."""
+        return any(self.name(name) != name for name in self._parts.get(cell, ()))
 
     def _is_unsure(self, name: str) -> bool:
         return name.endswith(UNSURE) and name not in self._exact
@@ -197,7 +202,7 @@ class LabelCells:
             read = [f"{', '.join(o)} is read as {name}" for name, o in changed.items()]
             count = "1 class is" if len(changed) == 1 else f"{len(changed)} classes are"
             detail = f"{count} spelt in several ways: {'; '.join(read[:5])}"
-            self.notes.append(("other spelling", detail))
+            self.notes.append((OTHER_SPELLING, detail))
         return spelling
 
     def _note_doubtful(self, classes: Collection[str]) -> None:

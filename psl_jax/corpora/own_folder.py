@@ -36,7 +36,7 @@ from psl_jax.corpora.annotations.read_annotations import (
 from psl_jax.corpora.annotations.recording_names import suffix_of
 from psl_jax.corpora.annotations.table_events import UNSURE, Hints, TableRow
 from psl_jax.corpora.corpus import ClipRow, Problem
-from psl_jax.corpora.label_cells import LabelCells
+from psl_jax.corpora.label_cells import OTHER_SPELLING, LabelCells
 from psl_jax.corpora.recording_clips import Coverage, UnsureTime
 from psl_jax.corpora.stored_audio import FileAudio
 from psl_jax.networks.class_lists import list_first, near_names, read_classes
@@ -157,10 +157,10 @@ def read_own_folder(
         label_separator,
         read_classes(class_file) if class_file.exists() else None,
     )
-    problems: list[tuple[str | None, Problem]] = [
-        (None, Problem(list_first(table_names, 3) or ".", kind, detail))
-        for kind, detail in cells.notes
-    ]
+    problems: list[tuple[str | None, Problem]] = []
+    for kind, detail in cells.notes:
+        places = _find_respelt(annotations.values(), cells) if kind == OTHER_SPELLING else []
+        problems.append((None, Problem(list_first(places or table_names, 3) or ".", kind, detail)))
     splits = {}
     for split, of_split in annotations.items():
         splits[split] = _number_labels(root, of_split, cells, keeps_unlabelled=keeps_unlabelled)
@@ -255,6 +255,18 @@ def _has_labels(path: pathlib.Path) -> bool:
         header = cells_lib.read_separated(str(path), cells_lib.read_text(path)).header
         return set(map(str.casefold, header)) >= _LABEL_COLUMNS
     return False
+
+
+def _find_respelt(all_annotations: Iterable[Annotations], cells: LabelCells) -> list[str]:
+    """The recordings, or rows of events, where a class is spelt otherwise than it is read."""
+    places = []
+    for annotations in all_annotations:
+        for name, rows in annotations.rows.items():
+            if any(map(cells.is_respelt, rows.labels)):
+                places.append(name)
+            events = (event for event in rows.events if cells.is_respelt(event.label))
+            places += [f"row {event.row} of {event.table}" for event in events]
+    return places
 
 
 def _number_labels(

@@ -104,14 +104,18 @@ def test_labels_as_people_write_them(tmp_path, cells, expected, kind):
     assert list(told) == ([kind] if kind else [])
 
 
-def test_another_spelling_is_told_in_one_short_line(tmp_path):
+@pytest.mark.parametrize(
+    ("columns", "values", "place"),
+    [("labels", "", "3.wav"), ("onset,offset,label", "0,1,", "row 2 of 3.csv")],
+)
+def test_another_spelling_is_told_with_its_place(tmp_path, columns, values, place):
     for number in range(5):
         (tmp_path / f"{number}.wav").touch()
-        label = "Siren " if number == 3 else "siren"
-        (tmp_path / f"{number}.csv").write_text(f"filename,labels\n{number}.wav,{label}\n")
+        row = f"{number}.wav,{values}{'Siren ' if number == 3 else 'siren'}"
+        (tmp_path / f"{number}.csv").write_text(f"filename,{columns}\n{row}\n")
     ((_, problem),) = read_own_folder(tmp_path, Hints()).problems
     assert problem.detail == "1 class is spelt in several ways: Siren is read as siren"
-    assert problem.file == "0.csv; 1.csv; 2.csv and 2 more"
+    assert problem.file == place
 
 
 @pytest.mark.parametrize("separator", [";", "\t", "|"])
