@@ -87,7 +87,7 @@ def main(arguments: argparse.Namespace) -> None:
         table = DecisionTable(arguments.out, arguments.who)
         distributed.configure()
         model = load_model(arguments.model)
-        source = open_folder(arguments.data, arguments.split)
+        source = open_folder(arguments.data, arguments.split, run=arguments.model)
         labels = _open_labels(arguments, source)
         seconds = arguments.segment_seconds or model.info.segment_seconds
         segments = Segments(source, labels.segmentation if labels else Segmentation(seconds))

@@ -128,7 +128,7 @@ def _store(
 
 def _open_source(arguments: argparse.Namespace) -> Source:
     """Opens the split with the decisions of people; prints what of these has no effect."""
-    source = open_folder(arguments.data, arguments.split)
+    source = open_folder(arguments.data, arguments.split, run=arguments.model)
     if not arguments.corrections:
         return source
     corrections = Corrections.read(arguments.corrections)

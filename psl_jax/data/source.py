@@ -17,6 +17,7 @@ import numpy as np
 from psl_jax.audio.segments import tick_shape
 from psl_jax.data import record_files, split_index_files
 from psl_jax.data.clip_index import ClipIndex, joined
+from psl_jax.runtime import files, run_files
 from psl_jax.runtime import paths as path_lib
 from psl_jax.runtime.errors import UserError
 from psl_jax.runtime.quiet_tensorflow import tensorflow_quietly
@@ -184,9 +185,37 @@ class Source:
         )
 
 
-def open_folder(folder: str | os.PathLike[str], split: str) -> Source:
-    """A split of the prepared data set that `folder` is or has below it. Raises UserError."""
+def open_folder(
+    folder: str | os.PathLike[str], split: str, *, run: str | os.PathLike[str] | None = None
+) -> Source:
+    """A split of the prepared data set that `folder` is or has below it. Raises UserError.
+
+    run: a model; of several data sets the one is taken that its run folder was made with.
+    """
+    data_dirs = split_index_files.find_data_dirs(folder)
+    if run is not None and len(data_dirs) > 1:
+        of_run = [data_dir for data_dir in data_dirs if _is_data_of(run, data_dir=data_dir)]
+        if len(of_run) == 1:
+            print(
+                f"note: {folder} holds {len(data_dirs)} prepared data sets; {run} was made with "
+                f"{of_run[0]}, which is used"
+            )
+            return Source.open(of_run[0], split)
     return Source.open(split_index_files.find_data_dir(folder), split)
+
+
+def _is_data_of(run: str | os.PathLike[str], *, data_dir: str) -> bool:
+    """Whether all splits that a run folder was made with are those of a data set."""
+    made_with = files.find_json(path_lib.path_of(run) / run_files.DATA) or {}
+    splits = {name: noted for name, noted in made_with.items() if isinstance(noted, dict)}
+    for name, noted in splits.items():
+        try:
+            index = Source.open(data_dir, name).index
+        except UserError:  # no such split
+            return False
+        if any(noted.get(key) != getattr(index, key) for key in ("ids_sha256", "labels_sha256")):
+            return False
+    return bool(splits)
 
 
 class _Shard:

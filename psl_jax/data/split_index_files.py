@@ -66,21 +66,29 @@ def load_index(data_dir: str | os.PathLike[str], split: str) -> ClipIndex:
 def find_data_dir(folder: str | os.PathLike[str]) -> str:
     """The prepared data set that `folder` is, or the only one below it: an absolute path.
 
-    Below the `data_dir` of `prepare` lie `<corpus>/<settings>/<version>`. Raises UserError.
+    Raises UserError.
+    """
+    data_dirs = find_data_dirs(folder)
+    if len(data_dirs) > 1:
+        names = "".join(f"\n  {path}" for path in data_dirs)
+        raise UserError(f"{folder} holds several prepared data sets: give one of{names}")
+    return data_dirs[0] if data_dirs else os.fspath(absolute(folder))
+
+
+def find_data_dirs(folder: str | os.PathLike[str]) -> list[str]:
+    """The prepared data set that `folder` is, or all below it: absolute paths.
+
+    Below the `data_dir` of `prepare` lie `<corpus>/<settings>/<version>`.
     """
     root = absolute(folder)
     if (root / INFO_NAME).exists():
-        return os.fspath(root)
-    data_dirs = sorted(
-        path.parent
+        return [os.fspath(root)]
+    return sorted(
+        os.fspath(path.parent)
         for depth in range(1, 4)
         for path in root.glob("*/" * depth + INFO_NAME)
         if not path.parent.name.startswith("incomplete.")  # left by a killed preparation
     )
-    if len(data_dirs) > 1:
-        names = "".join(f"\n  {path}" for path in data_dirs)
-        raise UserError(f"{folder} holds several prepared data sets: give one of{names}")
-    return os.fspath(data_dirs[0] if data_dirs else root)
 
 
 def shard_paths(data_dir: str | os.PathLike[str], split: str) -> list[str]:

@@ -1,5 +1,6 @@
 """Clips read from TFRecord shards, in parts and whole, damaged ones, and ones that others made."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -13,8 +14,9 @@ from prepared_data import config
 from synthetic_data import make_audio, make_index, write_prepared, write_shards
 
 from psl_jax.data import record_files, split_index_files
-from psl_jax.data.source import Source
+from psl_jax.data.source import Source, open_folder
 from psl_jax.preparing.prepare_corpus import prepare
+from psl_jax.runtime import files
 from psl_jax.runtime.errors import UserError
 
 LENGTHS = [300, 500, 160, 900, 410, 640, 100, 720, 333, 801, 250]
@@ -247,3 +249,18 @@ def test_what_others_made_otherwise_is_refused(tmp_path, audio):
     with pytest.raises(UserError, match="data set of another form") as caught:
         split_index_files.load_index(tmp_path, "train")
     assert 'encoding="bytes"' in str(caught.value)
+
+
+def test_of_several_data_sets_that_of_a_run_is_taken(tmp_path, index, capsys):
+    others = dataclasses.replace(index, label_values=2 - index.label_values)
+    for name, written in (("one", index), ("two", others)):
+        write_prepared(tmp_path / "data/own" / name, written, make_audio(written))
+    noted = {"ids_sha256": others.ids_sha256, "labels_sha256": others.labels_sha256}
+    files.write_json(tmp_path / "run/data.json", {"train": noted, "teacher": "t", "order": "o"})
+    source = open_folder(tmp_path / "data", "train", run=tmp_path / "run")
+    assert source.index.labels_sha256 == others.labels_sha256 != index.labels_sha256
+    assert f"was made with {tmp_path / 'data/own/two'}, which is used" in capsys.readouterr().out
+    files.write_json(tmp_path / "run/data.json", {"train": noted | {"labels_sha256": "else"}})
+    for run in (tmp_path / "run", "mn04", None):
+        with pytest.raises(UserError, match="holds several prepared data sets"):
+            open_folder(tmp_path / "data", "train", run=run)
