@@ -304,8 +304,8 @@ def assign_splits(groups: Mapping[str, Mapping[int, int]], num_folds: int = 0) -
 
     Iterative stratification (Sechidis et al. 2011) of groups: the rarest class first, its groups
     from the largest on, each to the split that lacks most of the class. A split without any group
-    of the class comes first where there are only just enough groups. No chance is involved. Fewer
-    groups than splits cannot be split: all of them become `full`.
+    of the class, or of any, comes first where there are only just enough groups. No chance is
+    involved. Fewer groups than splits cannot be split: all of them become `full`.
 
     groups: number of clips of each class in each group.
     """
@@ -318,11 +318,17 @@ def assign_splits(groups: Mapping[str, Mapping[int, int]], num_folds: int = 0) -
     lacking = {s: {c: share * n for c, n in totals.items()} for s, share in shares.items()}
     places = {split: share * len(groups) for split, share in shares.items()}
     classes_of: dict[str, set[int]] = {split: set() for split in shares}
-    left = set(groups)
+    left, filled = set(groups), set[str]()
     result: dict[str, str] = {}
+
+    def find_needed() -> list[str]:
+        """The splits without any group, where each group that is left is needed for one."""
+        empty = [split for split in shares if split not in filled]
+        return empty if len(left) <= len(empty) else []
 
     def put(group: str, split: str) -> None:
         result[group] = split
+        filled.add(split)
         left.remove(group)
         places[split] -= 1
         classes_of[split] |= groups[group].keys()
@@ -341,9 +347,10 @@ def assign_splits(groups: Mapping[str, Mapping[int, int]], num_folds: int = 0) -
         for number, group in enumerate(members):
             without = [split for split in shares if label not in classes_of[split]]
             choices = without if 0 < len(members) - number <= len(without) else list(shares)
+            choices = find_needed() or choices
             put(group, max(choices, key=lambda s: (lacking[s][label], places[s])))
     for group in sorted(left, key=lambda g: hashlib.md5(g.encode()).digest()):
-        put(group, max(shares, key=lambda s: places[s]))
+        put(group, max(find_needed() or shares, key=lambda s: places[s]))
     return result
 
 

@@ -91,7 +91,7 @@ def test_bad_rows_are_told_by_file_and_row(tmp_path):
     ]
     assert [kind for kind, _ in problems_of(data_dir, "b.wav")] == ["bad event", "no label"]
     told = problems_of(data_dir, str(source))
-    assert ("no splits", "no recording is left for validation") in told
+    assert ("no splits", "no recording is left for eval") in told
     assert problems_of(data_dir, "none.wav")[0][1].startswith("row 6 of events.csv: no such")
     assert problems_of(data_dir, "left.wav")[0][0] == "not annotated"
     clips = recordings_of(data_dir)
@@ -140,7 +140,7 @@ def test_folders_are_classes_and_the_splits_are_kept(tmp_path, capsys):
 
 
 def test_a_split_without_any_group_is_told(tmp_path):
-    rows = {"north": "door\ndog", "south": "dog\ncat", "east": "dog\ncat"}
+    rows = {"north": "door\ndog", "south": "dog\ncat"}
     table = HEAD
     for site, labels in rows.items():
         audio_files.write(tmp_path / site / f"{site}.wav", audio_files.tone(0.3))
@@ -152,9 +152,32 @@ def test_a_split_without_any_group_is_told(tmp_path):
         if p.kind == "no splits"
     )
     assert detail == (
-        "3 groups are too few for full, validation, eval: nothing is in eval. "
+        "2 groups are too few for full, validation, eval: nothing is in validation, eval. "
         "Write splits.csv (filename,split)"
     )
+
+
+def test_three_folders_fill_three_splits(tmp_path):
+    rows = {
+        "north/1": "door",
+        "north/2": "dog",
+        "south/3": "dog",
+        "south/4": "cat",
+        "east/5": "dog",
+    }
+    audio_files.write_tones(tmp_path, *(f"{name}.wav" for name in rows))
+    table = "".join(f"{name}.wav,0,1,{label}\n" for name, label in rows.items())
+    (tmp_path / "e.csv").write_text(HEAD + table)
+    assert not OwnData(DataSettings(source_dir=str(tmp_path))).problems
+    split_rows = list(csv.DictReader((tmp_path / "splits.csv").read_text().splitlines()))
+    placed = {(row["filename"].split("/")[0], row["split"]) for row in split_rows}
+    assert len(placed) == 3 and {split for _, split in placed} == {"full", "validation", "eval"}
+
+
+def test_without_labels_groups_fill_all_splits():
+    assert {*own_data.assign_splits({"a": {}, "b": {0: 1}, "c": {0: 1}}).values()} == {
+        "full", "validation", "eval"
+    }  # fmt: skip
 
 
 def test_of_two_folders_each_recording_is_a_group(tmp_path, capsys):
