@@ -273,4 +273,5 @@ def list_first(names: Iterable[str], most: int = _SHOWN) -> str:
     """The first of some names, each once, and how many more there are, for a message."""
     different = list(dict.fromkeys(names))
     more = f" and {len(different) - most} more" if len(different) > most else ""
-    return "; ".join(different[:most]) + more
+    separator = "; " if any("," in name for name in different) else ", "
+    return separator.join(different[:most]) + more

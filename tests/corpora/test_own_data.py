@@ -264,7 +264,7 @@ BY_HAND = {
             "z.wav,0,1,cat",
         },
         {"full": {"a.wav": "", "b.wav": ""}},
-        "event without clip: row 3; 4; 6 of full_events.csv: full.csv does not name",
+        "event without clip: row 3, 4, 6 of full_events.csv: full.csv does not name",
         "cat dog",
     ),
     "an event of a clip without labels": (

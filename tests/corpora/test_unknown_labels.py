@@ -84,8 +84,8 @@ def test_without_known_absence_a_class_without_event_counts_as_absent(tmp_path, 
     data_dir = prepare(config(source_dir=str(source)), tmp_path)
     assert labels_of(data_dir) == {"a@0": "+-", "a@4": "-+", "b@0": "-+"}
     (problem,) = (p for p in report_of(data_dir)["problems"] if p["kind"] == "counted as absent")
-    assert problem["detail"].startswith("cat; dog: fewer clips are known to lack the class than")
-    assert "note: cat; dog: fewer" in capsys.readouterr().out
+    assert problem["detail"].startswith("cat, dog: fewer clips are known to lack the class than")
+    assert "note: cat, dog: fewer" in capsys.readouterr().out
     split_index_files.load_index(data_dir, "full")
     assert "unknown_labels" not in read_split(data_dir, "full")["a@0"]
 
