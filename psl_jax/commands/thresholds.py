@@ -16,6 +16,8 @@ trained on.
 import argparse
 from collections.abc import Sequence
 
+import numpy as np
+
 from psl_jax.data.clip_index import ClipIndex
 from psl_jax.data.corrections import Corrections
 from psl_jax.data.source import Source, open_folder
@@ -93,8 +95,9 @@ def main(arguments: argparse.Namespace) -> None:
         files.write_csv(arguments.csv, table.header, table.rows)
     print("\n".join(_describe_tuning(index, tuning, table)))
     if num_missing := len(model.classes) - int(tuning.has_clips.sum()):
+        counted = "annotated clips" if tuning.unit == "rows" else "clips"
         print(
-            f"{num_missing} of the model's classes are not in the split: they have "
+            f"classes of the model without {counted} in the split: {num_missing}. They have "
             f"{tuning.common:.4g}, the best for all others together"
         )
     data = run_files.read_config(arguments.model).get("data", {})
@@ -159,6 +162,14 @@ def _count_clips(index: ClipIndex, unit: str) -> int:
     return int(index.annotated.sum()) if unit == "rows" else len(index)
 
 
+def _count_clips_by_class(index: ClipIndex, unit: str) -> np.ndarray:
+    """Counts, of these clips, those with each class: [classes]."""
+    if unit != "rows":
+        return index.class_counts()
+    labels = index.weak_labels(np.flatnonzero(index.annotated))
+    return np.asarray((labels > 0).sum(axis=0))
+
+
 def _tabulate_classes(classes: Sequence[str], tuning: TuningResult) -> Table:
     """Makes a row for each class; those without clips have no F1."""
     columns = (classes, tuning.thresholds, tuning.f1, tuning.f1_default, tuning.num_true)
@@ -183,10 +194,10 @@ def _describe_tuning(index: ClipIndex, tuning: TuningResult, table: Table) -> li
         f"mean F1 {tuning.f1[has_clips].mean():.3f} with these thresholds (tuned on the same "
         f"clips), {tuning.f1_default[has_clips].mean():.3f} with 0.5"
     )
-    has_few = has_clips & (index.class_counts() <= threshold_tuning.FEW_CLIPS)
-    if has_few.any():
+    counts = _count_clips_by_class(index, tuning.unit)
+    if num_rough := int((has_clips & (counts <= threshold_tuning.FEW_CLIPS)).sum()):
         lines.append(
-            f"{has_few.sum()} classes have {threshold_tuning.FEW_CLIPS} clips or fewer: their "
-            "thresholds are rough"
+            f"classes with {threshold_tuning.FEW_CLIPS} clips or fewer, whose thresholds are "
+            f"rough: {num_rough}"
         )
     return lines

@@ -83,11 +83,13 @@ def count_scores(clips, index):
 def test_clips_whose_events_nobody_wrote_down_count_for_nothing():
     labels, events = [[0], [1], [0], [2]], {0: [(0.5, 1.5, 0)], 2: [(1.0, 2.0, 0)]}
 
-    def counted(clips):
+    def make_index(clips):
         index = synthetic_data.make_index([len(clips)], 48_000, [labels[c] for c in clips], 6)
-        return count_scores(clips, with_events(index, [events.get(c, []) for c in clips]))
+        return with_events(index, [events.get(c, []) for c in clips])
 
-    some, alone = counted([0, 1, 2, 3]), counted([0, 2])
+    some, alone = (count_scores(clips, make_index(clips)) for clips in ([0, 1, 2, 3], [0, 2]))
+    counts = thresholds._count_clips_by_class(make_index([0, 1, 2, 3]), "rows")
+    assert counts.tolist() == [2, 0, 0, 0, 0, 0]
     np.testing.assert_array_equal(some.all, alone.all)
     np.testing.assert_array_equal(some.true, alone.true)
     assert alone.all[0].sum() == 20 and alone.num_true.tolist() == [6, 0, 0, 0, 0, 0]
