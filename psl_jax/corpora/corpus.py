@@ -195,9 +195,9 @@ def load_clip(row: ClipRow, max_seconds: float, rate: int = SAMPLE_RATE) -> Load
             gone = {label for *_, label in events} - {label for *_, label in inside}
             labels = tuple(label for label in labels if label not in gone)
             if dropped := len(row.labels) - len(labels):
-                what = f"{dropped} of {len(row.labels)} labels have events only after the first "
-                what += f"{seconds:g} s; left out" + ("" if labels else ", and with them the clip")
-                note("label cut away", what)
+                and_clip = "" if labels else ", and with them the clip"
+                detail = f"{dropped} of {len(row.labels)} labels have events only after the first "
+                note("label cut away", f"{detail}{seconds:g} s; left out{and_clip}")
             if row.labels and not labels:
                 return Loaded(None, tuple(problems))
         elif outside := len(events) - len(inside):

@@ -240,16 +240,10 @@ def _check_teachers(
         if (missing_place := open_teacher.find_missing(teacher)) is not None:
             near = difflib.get_close_matches(teacher, experiments, 1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            if settings.data.corpus == "own_data":
-                raise UserError(
-                    f"the teacher of {name!r} is {teacher!r}: there is no {missing_place} (yet)."
-                    f"{hint} Train it first, or name another by --config.teacher "
-                    "(docs/OWN_RECORDINGS.md, docs/TEACHERS.md)"
-                )
             raise UserError(
-                f"the teacher of {name!r} is {teacher!r}: there is no {missing_place}, and it is "
-                f"none of the experiments {', '.join(experiments)}.{hint} Train it with --config "
-                "teacher, or name another by --config.teacher (docs/TEACHERS.md)"
+                f"the teacher of {name!r} is {teacher!r}: there is no {missing_place} (yet), and "
+                f"it is none of the experiments {', '.join(experiments)}.{hint} Train it first, or "
+                "name another by --config.teacher (docs/TEACHERS.md)"
             )
 
 

@@ -57,7 +57,7 @@ def summarize(name: str, runs: Sequence[Experiment]) -> dict[str, Any]:
     results["reference"] = table.reference if table else without_table
     qualities = {run.settings.name: files.find_json(run.run_dir / LABEL_QUALITY) for run in runs}
     if any(qualities.values()):
-        results["label_quality"] = {name: found for name, found in qualities.items() if found}
+        results["label_quality"] = {name: quality for name, quality in qualities.items() if quality}
     return results
 
 
